@@ -1,0 +1,20 @@
+"""The command line: `glscl COMMAND …` and `python -m glscl COMMAND …` alike."""
+import importlib
+import sys
+
+COMMANDS = {'walkthrough': 'run the six notebooks in order', 'train': 'train a recipe', 'compare': 'compare the methods over seeds',
+            'pretrain': 'train the small CLIP again'}
+MODULES = {'train': 'training', 'compare': 'comparison', 'pretrain': 'pretraining'}
+
+
+def main():
+    """Hand over to the command's own module."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print('usage: glscl COMMAND [--help]\n\n' + '\n'.join(f'  {name:12} {text}' for name, text in COMMANDS.items()))
+        return 0 if sys.argv[1:] in ([], ['-h'], ['--help']) else 2
+    command = sys.argv.pop(1)
+    return importlib.import_module(f'glscl.{MODULES.get(command, command)}').main()
+
+
+if __name__ == '__main__':
+    sys.exit(main())

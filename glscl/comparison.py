@@ -1,0 +1,97 @@
+"""Mean pooling, global only and full GLSCL on `shapes`: same encoder, same budget, same seeds.
+
+    python -m glscl.comparison --seeds 0 1 2
+
+Writes data/results/methods.json run by run, and goes on where it stopped."""
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .config import load_config
+from .datasets import load_shapes
+from .metrics import ranks
+from .runtime import machine
+from .training import Trainer, _atomic, evaluate
+
+METHODS = {
+    'mean pooling': dict(pooling='mean', local_weight=0.0),
+    'global only': dict(local_weight=0.0),
+    'GLSCL': {},
+}
+CAPTIONS = ('one', 'scene', 'order')
+
+
+def measure(method, seed, run_dir=None, data_dir=None, recipe='shapes', **settings):
+    """Train one method with one seed (going on where run_dir stopped), evaluate it on the three caption sets of the test split."""
+    config = load_config(recipe, **{**settings, **METHODS[method]})
+    train, val = (load_shapes(config, split, data_dir=data_dir) for split in ('train', 'val'))
+    trainer = Trainer(config, train, val, run_dir, seed)
+    trainer.resume()
+    model = trainer.run(log=None)
+    run = dict(method=method, seed=seed, steps=trainer.total, batch=trainer.batch, train_seconds=round(trainer.seconds),
+               settings=METHODS[method], **machine())
+    for captions in CAPTIONS:
+        test = load_shapes(config, 'test', captions, data_dir)
+        S, metrics = evaluate(model, test)
+        run[captions] = dict(metrics=metrics, t2v_ranks=[float(r) for r in ranks(S, test.text_to_video)],
+                             v2t_ranks=[float(r) for r in ranks(S.T, test.text_to_video.argsort())])
+    return run
+
+
+def table(runs, captions='one', direction='t2v'):
+    """Mean and standard deviation over seeds: a DataFrame, one row a method."""
+    rows = []
+    for method in METHODS:
+        mine = [r[captions]['metrics'][direction] for r in runs if r['method'] == method]
+        row = {'method': method, 'seeds': len(mine)}
+        for key in ('R@1', 'R@5', 'R@10', 'MdR', 'MnR'):
+            values = np.array([m[key] for m in mine])
+            row[key] = f'{values.mean():.1f} ± {values.std(ddof=1) if len(values) > 1 else 0:.1f}'
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def differences(runs, captions='one', direction='t2v', k=1):
+    """R@k of each pair of methods: the difference in points with its 95 % interval, and what it tells.
+
+    Queries are resampled with each query's hit averaged over the seeds, so that seeds are not mistaken for new queries."""
+    rows = []
+    for a, b in itertools.combinations(reversed(METHODS), 2):
+        hits = {m: np.mean([np.array(r[captions][f'{direction}_ranks']) <= k for r in runs if r['method'] == m], axis=0)
+                for m in (a, b)}
+        delta = 100 * (hits[a] - hits[b])
+        draws = np.random.default_rng(0).integers(len(delta), size=(10000, len(delta)))
+        low, high = np.percentile(delta[draws].mean(1), [2.5, 97.5])
+        verdict = 'not significant' if low <= 0 <= high else f'{a if delta.mean() > 0 else b} is better'
+        rows.append({'compared': f'{a} − {b}', 'captions': captions, f'R@{k} difference': round(float(delta.mean()), 1),
+                     'low': round(float(low), 1), 'high': round(float(high), 1), 'reading': verdict})
+    return pd.DataFrame(rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--out', default='data/results/methods.json')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--runs', default='runs/comparison', help='where each run keeps its checkpoints')
+    parser.add_argument('--data-dir')
+    args = parser.parse_args()
+    out = Path(args.out)
+    runs = json.loads(out.read_text())['runs'] if out.exists() else []
+    todo = [(seed, method) for seed in args.seeds for method in METHODS
+            if not any(r['seed'] == seed and r['method'] == method for r in runs)]
+    for i, (seed, method) in enumerate(todo):
+        start = time.time()
+        runs.append(measure(method, seed, Path(args.runs) / f'{method} {seed}', args.data_dir))
+        _atomic(out, lambda p: p.write_text(json.dumps(dict(
+            data='shapes, 500 test videos', command='python -m glscl.comparison', runs=runs)) + '\n'))
+        print(f'{method}, seed {seed}: R@1 {runs[-1]["one"]["metrics"]["t2v"]["R@1"]:.1f}; about '
+              f'{(len(todo) - i - 1) * (time.time() - start) / 60:.0f} min left', flush=True)
+
+
+if __name__ == '__main__':
+    main()

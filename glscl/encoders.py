@@ -1,0 +1,191 @@
+"""CLIP by open_clip, token by token (SPEC 1), its tokenizer, and the temporal transformer over frames."""
+import json
+import warnings
+from functools import lru_cache, partial
+from pathlib import Path
+
+warnings.filterwarnings('ignore', message='IProgress not found')  # open_clip's progress bar, in a notebook without widgets
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from .config import data_path
+
+SMALL = dict(embed_dim=128,  # plain GELU: on a CPU it is a third faster to train than QuickGELU
+             vision_cfg=dict(image_size=32, patch_size=8, width=128, head_width=64, layers=4),
+             text_cfg=dict(context_length=48, width=128, heads=4, layers=4))
+
+
+@lru_cache(maxsize=1)
+def tokenizer():
+    return open_clip.SimpleTokenizer()
+
+
+def tokenize(captions, max_words=32):
+    """CLIP's byte-pair tokens: (ids [T, max_words] int64, mask [T, max_words] bool), start and end token included, zeros after.
+
+    A caption beyond `max_words` is cut (with one warning for all); an empty one raises ValueError with its row."""
+    ids = torch.zeros(len(captions), max_words, dtype=torch.long)
+    mask, cut, tok = torch.zeros(ids.shape, dtype=torch.bool), 0, tokenizer()
+    for t, caption in enumerate(captions):
+        if not isinstance(caption, str) or not caption.strip():
+            raise ValueError(f'caption in row {t} is empty ({caption!r}): give it words, or leave the row out')
+        words = tok.encode(caption)
+        cut += len(words) > max_words - 2
+        line = [tok.sot_token_id, *words[:max_words - 2], tok.eot_token_id]
+        ids[t, :len(line)], mask[t, :len(line)] = torch.tensor(line), True
+    if cut:
+        warnings.warn(f'{cut} of {len(captions)} captions are longer than {max_words} tokens and were cut; '
+                      f'raise max_words to keep them whole', stacklevel=2)
+    return ids, mask
+
+
+class Clip(nn.Module):
+    """open_clip's CLIP, read at every token and frame.
+
+    `token_ids` (int64 [n], sorted; the small CLIP only) are the tokens that the embedding table has rows for: row 0 is
+    padding, row 1 stands for every other token. OpenAI's CLIP has a row for each token and needs none."""
+
+    def __init__(self, clip, token_ids=None):
+        super().__init__()
+        self.clip = clip
+        self.width = clip.text_projection.shape[1]  # D
+        self.image_size = clip.visual.image_size[0]
+        rows = None
+        if token_ids is not None:
+            rows = torch.ones(tokenizer().vocab_size, dtype=torch.long)
+            rows[0] = 0
+            rows[token_ids] = torch.arange(2, len(token_ids) + 2)
+        self.register_buffer('rows', rows, persistent=False)
+
+    def encode_frames(self, pixels):
+        """pixels [N, 3, H, W] normalised -> x [N, D], not L2-normalised (the class token after post-LN and projection)."""
+        return self.clip.visual(pixels)
+
+    def encode_words(self, ids, mask):
+        """ids, mask [T, L] -> (e [T, D] at the end token, w [T, L, D] at every position), not L2-normalised."""
+        if ids.shape[1] > self.clip.positional_embedding.shape[0]:
+            raise ValueError(f'{ids.shape[1]} words do not fit this CLIP: its text tower has '
+                             f'{self.clip.positional_embedding.shape[0]} positions; lower max_words')
+        mask = mask.bool()
+        if self.rows is not None:
+            rows = self.rows[ids]
+            if (strange := int(((rows == 1) & mask).sum())):
+                warnings.warn(f'{strange} tokens are not in the small CLIP\'s vocabulary and all count as one unknown word; '
+                              f'a CLIP with OpenAI weights reads them', stacklevel=2)
+        else:
+            rows = ids
+        clip, L = self.clip, ids.shape[1]
+        x = clip.token_embedding(rows) + clip.positional_embedding[:L]               # [T, L, width]
+        # Padding is masked as a key although the causal mask keeps it from the end token: the released code does so too,
+        # and word features at padded positions depend on it.
+        allowed = torch.ones(L, L, dtype=torch.bool, device=ids.device).tril() & mask[:, None, :]
+        x = _blocks(clip.transformer.resblocks, x, _additive(allowed, x, float('-inf')))
+        words = clip.ln_final(x) @ clip.text_projection                              # [T, L, D]
+        end = mask.sum(1) - 1                                                        # the end token is the last real one
+        return words[torch.arange(len(ids), device=ids.device), end], words
+
+
+def _additive(allowed, x, low):
+    """A boolean [B, L, L] as a float mask to add to the attention logits."""
+    return torch.zeros(allowed.shape, dtype=x.dtype, device=x.device).masked_fill(~allowed, low)
+
+
+def _blocks(blocks, x, mask):
+    """Pre-LN transformer blocks under a mask [B, L, L] that each head shares."""
+    mask = mask.repeat_interleave(blocks[0].attn.num_heads, 0)                       # [B * heads, L, L]
+    for block in blocks:
+        x = block(x, attn_mask=mask)
+    return x
+
+
+class TemporalTransformer(nn.Module):
+    """y = x + Blocks(x + E[0:F]) with padded frames masked as keys (SPEC 1, `seqTransf`).
+
+    E and the blocks start as copies of CLIP's text positions and first text blocks."""
+
+    def __init__(self, clip, layers=4):
+        super().__init__()
+        width = clip.width
+        text = clip.clip.transformer.resblocks
+        if text[0].attn.embed_dim != width or len(text) < layers:
+            raise ValueError(f'the temporal transformer copies {layers} text blocks of width {width}; this CLIP has '
+                             f'{len(text)} of width {text[0].attn.embed_dim}: set temporal_layers or temporal="none"')
+        self.positions = nn.Parameter(clip.clip.positional_embedding.detach().clone())
+        self.blocks = nn.ModuleList(ResidualAttentionBlock(
+            width, text[0].attn.num_heads, act_layer=QuickGELU, norm_layer=partial(nn.LayerNorm, eps=1e-12))
+            for _ in range(layers))
+        for mine, theirs in zip(self.blocks, text):
+            mine.load_state_dict(theirs.state_dict())
+
+    def forward(self, x, mask):
+        """x [V, F, D], mask [V, F] -> y [V, F, D]"""
+        n = x.shape[1]
+        if n > len(self.positions):
+            raise ValueError(f'{n} frames, but only {len(self.positions)} temporal positions: lower max_frames')
+        allowed = mask.bool()[:, None, :].expand(-1, n, -1)
+        return x + _blocks(self.blocks, x + self.positions[:n], _additive(allowed, x, -1e6))
+
+
+class TemporalLSTM(nn.Module):
+    """y = x + LSTM(x), one direction, padded frames left as they are."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.lstm = nn.LSTM(width, width, batch_first=True)
+
+    def forward(self, x, mask):
+        """x [V, F, D], mask [V, F] -> y [V, F, D]; padding is at the tail, so no valid frame ever sees it."""
+        return x + self.lstm(x)[0] * mask[..., None]
+
+
+def small_clip(vocabulary):
+    """An untrained small CLIP with rows for the tokens of the given words."""
+    ids = {tokenizer().sot_token_id, tokenizer().eot_token_id}
+    for word in vocabulary:
+        ids.update(tokenizer().encode(word))
+    ids = torch.tensor(sorted(ids - {0}))
+    return small_clip_of(ids), ids
+
+
+def small_clip_of(token_ids):
+    """An untrained small CLIP with rows for these tokens (int64 [n], sorted)."""
+    cfg = {**SMALL, 'text_cfg': {**SMALL['text_cfg'], 'vocab_size': len(token_ids) + 2}}
+    return Clip(open_clip.model.CLIP(**cfg), token_ids)
+
+
+def load_clip(name='small', pretrained=None):
+    """A CLIP by name.
+
+    `small`: the shipped one, trained on frames of `shapes`. Any open_clip architecture (`ViT-B-32`, `ViT-B-16`) with
+    `pretrained` an open_clip tag (`openai`), a local weights file, or None for random weights. Names with OpenAI weights
+    are built with QuickGELU, which those weights need."""
+    if name == 'small':
+        path = Path(pretrained) if pretrained else data_path('clip_small.safetensors')
+        with safe_open(path, 'pt') as file:
+            ids = torch.tensor(json.loads(file.metadata()['token_ids']))
+        small = small_clip_of(ids)
+        small.clip.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+        return small
+    try:
+        clip = open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=True)
+    except Exception as error:
+        raise RuntimeError(
+            f'cannot load CLIP {name!r} with pretrained={pretrained!r}: {error}. Without network, download the weights '
+            f'elsewhere (open_clip lists the addresses), put the file on this machine and give its path as clip_pretrained; '
+            f'clip="small" needs nothing but this package.') from error
+    return Clip(clip)
+
+
+def gradient_free(module):
+    """Switch a module's gradients off (a frozen CLIP); returns it."""
+    return module.requires_grad_(False)
+
+
+def normalised(x):
+    """L2-normalised along the last axis; a zero vector stays zero."""
+    return F.normalize(x, dim=-1)

@@ -1,0 +1,143 @@
+"""GLSCL: encode texts, encode videos, similarity, losses."""
+from dataclasses import dataclass, fields
+
+import torch
+from torch import nn
+
+from .config import Config, load_config
+from .encoders import Clip, TemporalLSTM, TemporalTransformer, load_clip
+from .interaction import LocalInteraction, global_similarity, gram, local_similarity, mean_similarity
+from .losses import contrastive, inter_consistency, intra_diversity
+
+
+@dataclass
+class Items:
+    """A batch of encoded items; index or slice it, move it, join several."""
+
+    def __getitem__(self, rows):
+        return type(self)(*(None if v is None else v[rows] for v in self._values()))
+
+    def __len__(self):
+        return len(self.mask)
+
+    def to(self, device):
+        return type(self)(*(None if v is None else v.to(device) for v in self._values()))
+
+    def float(self):
+        """In float32 at least, whatever autocast or storage made of it."""
+        return type(self)(*(v if v is None or not v.is_floating_point() else v.to(torch.promote_types(v.dtype, torch.float32))
+                            for v in self._values()))
+
+    @classmethod
+    def cat(cls, parts):
+        return cls(*(None if v[0] is None else torch.cat(v) for v in zip(*(p._values() for p in parts))))
+
+    def _values(self):
+        return [getattr(self, f.name) for f in fields(self)]
+
+
+@dataclass
+class Texts(Items):
+    """sentence e [T, D], words w [T, L, D], mask [T, L], concepts c_t [T, Q, D] (None without a local module)."""
+    sentence: torch.Tensor
+    words: torch.Tensor
+    mask: torch.Tensor
+    concepts: torch.Tensor | None = None
+
+
+@dataclass
+class Videos(Items):
+    """frames y [V, F, D], mask [V, F], gram G [V, F, F], concepts c_v [V, Q, D] (None without a local module)."""
+    frames: torch.Tensor
+    mask: torch.Tensor
+    gram: torch.Tensor
+    concepts: torch.Tensor | None = None
+
+
+@dataclass
+class Losses:
+    """Scalars; total is their sum (the weights alpha and beta are inside the parts)."""
+    contrastive: torch.Tensor
+    inter_consistency: torch.Tensor
+    intra_diversity: torch.Tensor
+
+    @property
+    def total(self):
+        return self.contrastive + self.inter_consistency + self.intra_diversity
+
+
+class GLSCL(nn.Module):
+    """The model of the paper. `config`: a Config, or a recipe's name; `clip`: an encoders.Clip, else the one the config names."""
+
+    def __init__(self, config='shapes', clip: Clip | None = None):
+        super().__init__()
+        self.config = config if isinstance(config, Config) else load_config(config)
+        c = self.config
+        self.clip = clip if clip is not None else load_clip(c.clip, c.clip_pretrained)
+        self.temporal = {'transformer': lambda: TemporalTransformer(self.clip, c.temporal_layers),
+                         'lstm': lambda: TemporalLSTM(self.clip.width), 'none': lambda: None}[c.temporal]()
+        self.local = LocalInteraction(self.clip.width, c.num_queries, c.decoder_layers, c.share_queries,
+                                      c.share_decoder, c.mask_padding) if c.local_weight else None
+
+    @property
+    def scale(self):
+        """s = exp(logit_scale)"""
+        return self.clip.clip.logit_scale.exp()
+
+    def encode_texts(self, token_ids, token_mask):
+        """token_ids, token_mask [T, L] -> Texts"""
+        sentence, words = self.clip.encode_words(token_ids, token_mask)
+        concepts = self.local.text_concepts(words, token_mask) if self.local else None
+        return Texts(sentence, words, token_mask.bool(), concepts)
+
+    def encode_videos(self, frames, frame_mask):
+        """frames [V, F, 3, H, W] normalised, frame_mask [V, F] -> Videos"""
+        mask = frame_mask.bool().clone()
+        mask[:, 0] = True         # an empty video needs some features; they are masked later on
+        if not self.config.mask_padding:
+            mask[:] = True        # as released: padding goes through the image tower too, and is attended to
+        seen = self.clip.encode_frames(frames[mask])                                 # [valid frames, D]
+        x = seen.new_zeros(*mask.shape, seen.shape[-1])                              # [V, F, D]
+        x[mask] = seen
+        return self.encode_features(x, frame_mask)
+
+    def encode_features(self, x, frame_mask):
+        """CLIP's frame features x [V, F, D], frame_mask [V, F] -> Videos: what comes after the image tower."""
+        y = self.temporal(x, frame_mask) if self.temporal else x
+        concepts = self.local.video_concepts(y, frame_mask) if self.local else None
+        return Videos(y, frame_mask.bool(), gram(y), concepts)
+
+    def similarity(self, texts, videos):
+        """S = S_g + lambda S_l: Texts, Videos -> [T, V], in float32 also where the encoders run in half precision"""
+        with torch.autocast(texts.sentence.device.type, enabled=False):
+            t, v = texts.float(), videos.float()
+            if self.config.pooling == 'mean':
+                S = mean_similarity(t.sentence, v.frames, v.mask)
+            else:
+                S = global_similarity(t.sentence, v.frames, v.mask, self.config.temperature, v.gram)
+            if self.local:
+                S = S + self.config.local_weight * local_similarity(t.concepts, v.concepts)
+        return S
+
+    def losses(self, texts, videos, video_ids=None):
+        """Text i belongs to video i; video_ids [B] int mark captions of one video. -> Losses"""
+        c = self.config
+        nce = contrastive(self.similarity(texts, videos), self.scale, None if c.released else video_ids)
+        if not self.local:
+            return Losses(nce, nce.new_zeros(()), nce.new_zeros(()))
+        with torch.autocast(nce.device.type, enabled=False):
+            c_t, c_v = texts.concepts.float(), videos.concepts.float()
+            consistency = inter_consistency(c_v, c_t, c.consistency_weight, c.consistency_target, c.released)
+            diversity = intra_diversity(c_v, c.diversity_weight, c.diversity_margin)
+            if c.diversity_sides == 'both':
+                diversity = diversity + intra_diversity(c_t, c.diversity_weight, c.diversity_margin)
+        return Losses(nce, consistency, diversity)
+
+    def parameter_groups(self):
+        """Two learning rates, weight decay on matrices only: what torch's optimizers take."""
+        c, groups = self.config, {}
+        for name, p in self.named_parameters():
+            if p.requires_grad:
+                groups.setdefault((name.startswith('clip.'), p.ndim > 1), []).append(p)
+        return [dict(params=ps, lr=c.clip_lr if of_clip else c.lr, weight_decay=c.weight_decay if decay else 0.0)
+                for (of_clip, decay), ps in groups.items()]

@@ -1,0 +1,283 @@
+"""The training loop, checkpoints and evaluation.
+
+    python -m glscl.training --recipe shapes --run-dir runs/mine
+"""
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from .config import Config, data_path, load_config
+from .datasets import load_shapes
+from .encoders import small_clip_of
+from .metrics import retrieval_metrics
+from .model import GLSCL, Texts, Videos
+from .runtime import autocast, machine, pick_device, precision, seed_everything
+
+
+# ---- evaluation
+
+@torch.no_grad()
+def encode(model, pairs, batch=50):
+    """Every caption and every video once: (Texts, Videos) on the model's device."""
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    with autocast(device):
+        longest = int(pairs.words_mask.sum(1).max())
+        texts = [model.encode_texts(pairs.ids[r, :longest].to(device), pairs.words_mask[r, :longest].to(device))
+                 for r in _blocks(len(pairs), 4 * batch)]
+        videos = [model.encode_videos(*pairs.videos(r, device)) for r in _blocks(len(pairs.frames), batch)]
+    model.train(training)
+    return Texts.cat(texts), Videos.cat(videos)
+
+
+def _blocks(n, size):
+    return [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+@torch.no_grad()
+def evaluate(model, pairs, batch=50):
+    """(S [T, V] on the CPU, retrieval_metrics of it) for a split."""
+    S = model.similarity(*encode(model, pairs, batch)).float().cpu()
+    return S, retrieval_metrics(S, pairs.text_to_video)
+
+
+# ---- schedule, checkpoints
+
+def warmup_cosine(step, total, warmup=0.1):
+    """Learning-rate factor at a step: linear up over the warm-up share, then a cosine down to 0."""
+    start = max(1, round(warmup * total))
+    if step < start:
+        return (step + 1) / start
+    return 0.5 * (1 + math.cos(math.pi * min(1, (step - start) / max(1, total - start))))
+
+
+def _atomic(path, write):
+    """Write beside the place and move there: a reader never meets half a file."""
+    half = Path(path).with_name(f'.{Path(path).name}.{os.getpid()}')
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write(half)
+        os.replace(half, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSError(f'cannot write {path}: {error}. Is the disk full, or the folder not yours to write to? '
+                      f'Name another run_dir.') from error
+    finally:
+        with contextlib.suppress(OSError):
+            half.unlink()
+
+
+def save_model(model, path, half=False):
+    """Weights and configuration in one .safetensors file (`half`: as float16, half the size)."""
+    seen, state = set(), {}
+    for name, value in model.state_dict().items():
+        if value.data_ptr() not in seen:  # shared queries and decoder are stored once
+            seen.add(value.data_ptr())
+            state[name] = (value.half() if half else value).detach().cpu().contiguous()
+    ids = model.clip.rows
+    words = [] if ids is None else [int(t) for t in (ids > 1).nonzero().flatten()]
+    meta = dict(config=json.dumps(dataclasses.asdict(model.config)), token_ids=json.dumps(words))
+    _atomic(path, lambda p: save_file(state, p, meta))
+
+
+def load_model(path=None, config=None, device='cpu'):
+    """The model of a checkpoint. path: a .safetensors file, a run's folder, or None for the shipped one.
+
+    With `config`, the checkpoint must have been made with the same architecture; else ValueError names what differs."""
+    path = Path(path) if path else data_path('glscl_small.safetensors')
+    if path.is_dir():
+        path = path / 'best.safetensors'
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such checkpoint. Train one (04_training), or leave the path out for the shipped one')
+    try:
+        with safe_open(path, 'pt') as file:
+            meta = file.metadata()
+        saved, token_ids = Config(**json.loads(meta['config'])), json.loads(meta['token_ids'])
+        state = load_file(path)
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise ValueError(f'{path} is not a checkpoint of this package, or is damaged ({error})') from error
+    if config is not None:
+        _same_architecture(path, saved, config)
+    if saved.clip == 'small':  # built for the tokens of the checkpoint, whatever CLIP ships today
+        model = GLSCL(saved, small_clip_of(torch.tensor(token_ids)))
+    else:
+        model = GLSCL(saved.replace(clip_pretrained=None))
+    tied = {k: v.data_ptr() for k, v in model.state_dict().items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    loaded = {tied[k] for k in state if k in tied}
+    if unexpected or any(tied[k] not in loaded for k in missing):
+        raise ValueError(f'{path}: its weights do not fit its configuration (missing {missing[:3]}, unexpected {unexpected[:3]})')
+    return model.to(device).eval()
+
+
+def _same_architecture(path, saved, wanted):
+    fields = ('clip', 'temporal', 'temporal_layers', 'num_queries', 'decoder_layers', 'share_queries', 'share_decoder')
+    differ = [f'{f}: {getattr(saved, f)!r} in the file, {getattr(wanted, f)!r} wanted' for f in fields
+              if getattr(saved, f) != getattr(wanted, f)]
+    if bool(saved.local_weight) != bool(wanted.local_weight):
+        differ.append(f'local_weight: {saved.local_weight} in the file, {wanted.local_weight} wanted')
+    if differ:
+        raise ValueError(f'{path} was made with another configuration ({"; ".join(differ)}). Change the settings, '
+                         f'or name a new run_dir.')
+
+
+# ---- the loop
+
+class Trainer:
+    """One training run: step by step, resumable at any of them.
+
+    config: Config; train, val: Pairs; run_dir: where last.pt, best.safetensors and history.json go (None: nowhere)."""
+
+    def __init__(self, config, train, val, run_dir=None, seed=0, device='auto', steps=None, eval_every=None):
+        self.config, self.train, self.val, self.seed = config, train, val, seed
+        self.device, self.run_dir = pick_device(device), Path(run_dir) if run_dir else None
+        if len(train) < 2:
+            raise ValueError(f'{len(train)} captions are too few to contrast')
+        self.batch = min(config.batch_size, len(train))
+        self.per_epoch = len(train) // self.batch
+        self.total = steps or max(1, round(config.epochs * self.per_epoch))
+        self.eval_every = eval_every or max(1, self.total // 4)
+        seed_everything(seed)
+        self.model = GLSCL(config).to(self.device).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameter_groups(), betas=(0.9, 0.98), eps=1e-6)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: warmup_cosine(step, self.total, config.warmup))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision(self.device) == torch.float16)
+        self.step, self.best, self.history, self.seconds = 0, -1.0, [], 0.0
+
+    def batch_rows(self, step):
+        """Caption rows of a step: each epoch a permutation of its own seed, the last uneven batch dropped."""
+        epoch, at = divmod(step, self.per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train))
+        return order[at * self.batch:(at + 1) * self.batch]
+
+    def train_step(self):
+        """One optimizer step; returns the losses as floats."""
+        rows = self.batch_rows(self.step)
+        owners = self.train.text_to_video[rows]
+        with autocast(self.device):
+            texts = self.model.encode_texts(*self.train.texts(rows, self.device))
+            videos = self.model.encode_videos(*self.train.videos(owners, self.device))
+            losses = self.model.losses(texts, videos, owners.to(self.device))
+        if not torch.isfinite(losses.total):
+            raise FloatingPointError(f'the loss is {losses.total.item()} at step {self.step} (caption rows {rows[:8].tolist()} …): '
+                                     f'lower lr, or look at these rows')
+        self.optimizer.zero_grad()
+        self.scaler.scale(losses.total).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self.model.clip.clip.logit_scale.data.clamp_(max=math.log(100))
+        self.step += 1
+        return dict(step=self.step, total=losses.total.item(), contrastive=losses.contrastive.item(),
+                    inter_consistency=losses.inter_consistency.item(), intra_diversity=losses.intra_diversity.item(),
+                    lr=self.schedule.get_last_lr()[0])
+
+    def run(self, until=None, log=print, save_every=None):
+        """Train to step `until` (default: the end), validating and saving on the way; returns the model, best weights loaded."""
+        save_every, until = save_every or self.eval_every, until or self.total
+        log = log or (lambda *_: None)
+        start = time.time() - self.seconds
+        while self.step < until:
+            self.history.append(self.train_step())
+            if self.step % self.eval_every == 0 or self.step == self.total:
+                self.validate()
+                log(f'step {self.step:4d} of {self.total}: loss {self.history[-1]["total"]:.3f}, '
+                    f'validation R@1 {self.history[-1]["val R@1"]:.1f}')
+            self.seconds = time.time() - start
+            if self.run_dir and (self.step % save_every == 0 or self.step == self.total):
+                self.save()
+        if self.run_dir and self.step == self.total and (self.run_dir / 'best.safetensors').exists():
+            self.model.load_state_dict(load_model(self.run_dir).state_dict())
+        return self.model.eval()
+
+    def validate(self):
+        """Text-to-video R@1 on the validation split; the best so far is kept."""
+        metrics = evaluate(self.model, self.val)[1]['t2v']
+        self.history[-1].update({f'val {k}': metrics[k] for k in ('R@1', 'R@5', 'R@10')})
+        if metrics['R@1'] > self.best:
+            self.best = metrics['R@1']
+            if self.run_dir:
+                save_model(self.model, self.run_dir / 'best.safetensors')
+
+    def save(self):
+        """Everything the next step depends on, in one atomic file."""
+        state = dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), schedule=self.schedule.state_dict(),
+                     scaler=self.scaler.state_dict(), step=self.step, best=self.best, history=self.history, seconds=self.seconds,
+                     seed=self.seed, total=self.total, config=dataclasses.asdict(self.config), rng=torch.get_rng_state(),
+                     cuda_rng=torch.cuda.get_rng_state_all() if self.device.type == 'cuda' else [])
+        _atomic(self.run_dir / 'last.pt', lambda p: torch.save(state, p))
+        _atomic(self.run_dir / 'history.json', lambda p: p.write_text(json.dumps(self.history)))
+
+    def resume(self):
+        """Go on from last.pt if there is one; returns whether there was. Bit-equal to a run without interruption."""
+        path = self.run_dir / 'last.pt' if self.run_dir else None
+        if path is None or not path.exists():
+            return False
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch has one class for a cut file, another for a foreign one, a third for an empty one
+            raise ValueError(f'{path} is damaged ({" ".join(str(error).split())[:160]}): delete it to begin anew, '
+                             f'or name a new run_dir') from error
+        differ = [k for k, v in dataclasses.asdict(self.config).items() if state['config'].get(k) != v]
+        differ += [k for k, v in dict(seed=self.seed, total=self.total).items() if state[k] != v]
+        if differ:
+            raise ValueError(f'{path} was made with other settings ({", ".join(differ)}): name a new run_dir, or delete it')
+        self.model.load_state_dict(state['model'])
+        for part in ('optimizer', 'schedule', 'scaler'):
+            getattr(self, part).load_state_dict(state[part])
+        for name in ('step', 'best', 'history', 'seconds'):
+            setattr(self, name, state[name])
+        torch.set_rng_state(state['rng'].cpu())
+        if state['cuda_rng']:
+            torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda_rng']])
+        return True
+
+
+def save_result(path, **result):
+    """One JSON a run: what was measured, with the machine, versions, commit and date."""
+    _atomic(path, lambda p: p.write_text(json.dumps({**result, **machine()}, indent=1) + '\n', encoding='utf-8'))
+
+
+def main(argv=None):
+    """Train a recipe on `shapes`, evaluate on its test split, write result.json."""
+    parser = argparse.ArgumentParser(prog='python -m glscl.training', description=main.__doc__)
+    parser.add_argument('--recipe', default='shapes')
+    parser.add_argument('--run-dir', default='runs/default')
+    parser.add_argument('--data-dir')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--device', default='auto')
+    parser.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='settings that override the recipe')
+    args = parser.parse_args(argv)
+    import yaml
+    overrides = {k: yaml.safe_load(v) for k, v in (item.split('=', 1) for item in args.set)}
+    config = load_config(args.recipe, **overrides)
+    train, val, test = (load_shapes(config, split, data_dir=args.data_dir, log=print) for split in ('train', 'val', 'test'))
+    trainer = Trainer(config, train, val, args.run_dir, args.seed, args.device)
+    if trainer.resume():
+        print(f'going on at step {trainer.step}')
+    model = trainer.run()
+    by_kind = {kind: evaluate(model, load_shapes(config, 'test', kind, args.data_dir))[1] for kind in ('scene', 'order')}
+    metrics = evaluate(model, test)[1]
+    save_result(Path(args.run_dir) / 'result.json', data='shapes', split='test', recipe=args.recipe, overrides=overrides,
+                seed=args.seed, steps=trainer.total, train_seconds=round(trainer.seconds), metrics=metrics, by_kind=by_kind,
+                command=f'python -m glscl.training --recipe {args.recipe} --seed {args.seed}'
+                        + (f' --set {" ".join(args.set)}' if args.set else ''))
+    for direction in ('t2v', 'v2t'):
+        m = metrics[direction]
+        print(direction, ' '.join(f'{k} {m[k]:.1f}' for k in ('R@1', 'R@5', 'R@10', 'R@50', 'MdR', 'MnR')))
+
+
+if __name__ == '__main__':
+    main()

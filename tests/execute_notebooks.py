@@ -1,0 +1,43 @@
+"""Run the notebooks with papermill, strip what changes from run to run, and store them with their outputs.
+
+    python tests/execute_notebooks.py [01_data ...]
+
+A notebook that fails is left as it was. Use after a change to a notebook or to what it shows; `make test` then
+proves that a second execution prints the same."""
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import papermill
+
+NOTEBOOKS = Path(__file__).parent.parent / 'notebooks'
+
+
+def normalise(notebook):
+    """Drop times, versions and widgets; number the code cells as they stand."""
+    for key in ('papermill', 'widgets'):
+        notebook.metadata.pop(key, None)
+    notebook.metadata.language_info = {'name': 'python'}
+    notebook.metadata.kernelspec = dict(name='python3', display_name='Python 3 (ipykernel)', language='python')
+    for cell in notebook.cells:
+        for key in ('papermill', 'execution', 'collapsed'):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get('tags', True):
+            del cell.metadata['tags']
+    return notebook
+
+
+def main(names):
+    for path in sorted(NOTEBOOKS.glob('*.ipynb')):
+        if names and path.stem not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / path.name
+            papermill.execute_notebook(path, out, cwd=NOTEBOOKS, kernel_name='python3', progress_bar=False, log_output=False)
+            nbformat.write(normalise(nbformat.read(out, 4)), path)
+        print(f'{path.name}: {path.stat().st_size / 1e3:.0f} kB', flush=True)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

@@ -1,0 +1,271 @@
+"""The loop: resumable to the bit, the same with the same seed, plain about what went wrong."""
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from glscl import Trainer, load_model, save_model
+from glscl.training import evaluate, save_result, warmup_cosine
+
+
+def trainer(config, splits, run_dir=None, seed=0, steps=6, **settings):
+    return Trainer(config, splits['train'], splits['val'], run_dir, seed, 'cpu', steps, **{**dict(eval_every=3), **settings})
+
+
+def losses(history):
+    return [step['total'] for step in history]
+
+
+@pytest.fixture(scope='module')
+def finished(config, splits, tmp_path_factory):
+    """A run of six steps without interruption: its folder and trainer."""
+    run_dir = tmp_path_factory.mktemp('run')
+    t = trainer(config, splits, run_dir)
+    t.run(log=None)
+    return run_dir, t
+
+
+# ---- one run
+
+def test_a_run_leaves_its_files_and_says_how_it_goes(config, splits, tmp_path):
+    told = []
+    t = trainer(config, splits, tmp_path / 'new' / 'run', steps=2, eval_every=1)
+    model = t.run(log=told.append)
+    assert sorted(p.name for p in t.run_dir.iterdir()) == ['best.safetensors', 'history.json', 'last.pt']
+    history = json.loads((t.run_dir / 'history.json').read_text())
+    assert [h['step'] for h in history] == [1, 2] and all('val R@1' in h for h in history) and len(told) == 2
+    for h in history:
+        assert h['total'] == pytest.approx(h['contrastive'] + h['inter_consistency'] + h['intra_diversity'], rel=1e-5)
+    assert not model.training
+    best = load_model(t.run_dir)
+    for a, b in zip(model.parameters(), best.parameters()):
+        assert torch.equal(a, b)
+    assert t.best == max(h['val R@1'] for h in history) == evaluate(best, splits['val'])[1]['t2v']['R@1']
+
+
+def test_an_epoch_takes_each_caption_once_in_an_order_of_its_own(config, splits):
+    t = trainer(config, splits)
+    assert t.per_epoch == 24 and len(splits['train']) == 144
+    epochs = [np.concatenate([t.batch_rows(e * 24 + i) for i in range(24)]) for e in range(2)]
+    assert all(sorted(epoch) == list(range(144)) for epoch in epochs)
+    assert not np.array_equal(*epochs) and len(t.batch_rows(23)) == 6
+    assert not np.array_equal(trainer(config, splits, seed=1).batch_rows(0), t.batch_rows(0))
+
+
+def test_a_problem_small_enough_is_learnt_by_heart(config, splits):
+    train = splits['val']  # eight captions of eight videos in one batch
+    t = Trainer(config.replace(batch_size=8, lr=1e-3, clip_lr=1e-3, warmup=0.05), train, train, None, 0, 'cpu', steps=40, eval_every=40)
+    model = t.run(log=None)
+    first, last = (np.mean([h['contrastive'] for h in part]) for part in (t.history[:3], t.history[-3:]))
+    assert last < 0.4 * first
+    assert evaluate(model, train)[1]['t2v']['R@1'] > 60
+
+
+def test_the_schedule_climbs_then_falls_to_zero_and_stays():
+    assert [warmup_cosine(s, 20, 0.25) for s in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
+    assert warmup_cosine(12.5, 20, 0.25) == pytest.approx(0.5)
+    assert warmup_cosine(8, 20, 0.25) == pytest.approx((1 + math.cos(math.pi / 5)) / 2)
+    assert warmup_cosine(20, 20, 0.25) == warmup_cosine(35, 20, 0.25) == pytest.approx(0)  # the released one climbs again
+    assert warmup_cosine(0, 1, 0.1) == 1 and warmup_cosine(0, 100, 0) == 1
+
+
+def test_both_rates_follow_the_schedule(finished):
+    t = finished[1]
+    assert [h['lr'] / t.history[0]['lr'] for h in t.history] == pytest.approx(
+        [warmup_cosine(s, 6, 0.1) / warmup_cosine(1, 6, 0.1) for s in range(1, 7)])
+    assert sorted(set(group['initial_lr'] for group in t.optimizer.param_groups)) == [1e-4, 5e-4]
+
+
+def test_the_logit_scale_stays_at_a_hundred_at_most(config, splits):
+    t = trainer(config, splits)
+    with torch.no_grad():
+        t.model.clip.clip.logit_scale.fill_(math.log(250))
+    t.train_step()
+    assert float(t.model.scale.detach()) == pytest.approx(100, rel=1e-5)
+
+
+def test_gradients_are_clipped_to_the_norm_given(config, splits):
+    t = trainer(config.replace(grad_clip=0.01), splits)
+    t.train_step()
+    norm = torch.stack([p.grad.norm() for p in t.model.parameters() if p.grad is not None]).norm()
+    assert float(norm) == pytest.approx(0.01, rel=1e-3)
+
+
+# ---- seeds and resuming
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another(config, splits, finished):
+    torch.randn(7)  # whatever happened before
+    for seed, same in ((0, True), (1, False)):
+        t = trainer(config, splits, seed=seed)
+        model = t.run(until=3, log=None)
+        assert (losses(t.history) == losses(finished[1].history[:3])) == same
+        S, metrics = evaluate(model, splits['test'])
+        again = trainer(config, splits, seed=seed)
+        S_again, metrics_again = evaluate(again.run(until=3, log=None), splits['test'])
+        assert torch.equal(S, S_again) and metrics == metrics_again
+
+
+def test_a_run_broken_off_in_mid_epoch_ends_bit_equal(config, splits, finished, tmp_path):
+    run_dir, whole = finished
+    t = trainer(config, splits, tmp_path)
+    t.run(until=5, log=None, save_every=2)  # saved at 2 and 4; step 5 is lost
+    del t
+    torch.randn(99)
+    t = trainer(config, splits, tmp_path)
+    assert t.resume() and t.step == 4
+    assert 0 < t.step % t.per_epoch < t.per_epoch
+    t.run(log=None)
+    assert losses(t.history) == losses(whole.history)
+    assert [h.get('val R@1') for h in t.history] == [h.get('val R@1') for h in whole.history]
+    a, b = (torch.load(folder / 'last.pt', weights_only=True) for folder in (run_dir, tmp_path))
+    assert a['step'] == b['step'] == 6 and torch.equal(a['rng'], b['rng'])
+    for name in a['model']:
+        assert torch.equal(a['model'][name], b['model'][name]), name
+    for k, state in a['optimizer']['state'].items():
+        assert torch.equal(state['exp_avg_sq'], b['optimizer']['state'][k]['exp_avg_sq'])
+    a, b = (load_model(folder).state_dict() for folder in (run_dir, tmp_path))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_nothing_to_resume_is_no_error(config, splits, tmp_path):
+    assert trainer(config, splits, tmp_path).resume() is False and trainer(config, splits).resume() is False
+
+
+@pytest.mark.parametrize('change, named', [(dict(config=dict(lr=1e-3)), 'lr'), (dict(config=dict(num_queries=2)), 'num_queries'),
+                                           (dict(seed=5), 'seed'), (dict(steps=9), 'total')])
+def test_another_run_is_not_resumed_and_what_differs_is_named(config, splits, finished, change, named):
+    settings = {**dict(config=config, seed=0, steps=6), **change}
+    if isinstance(settings['config'], dict):
+        settings['config'] = config.replace(**settings['config'])
+    with pytest.raises(ValueError, match=rf'last.pt was made with other settings \({named}\): name a new run_dir'):
+        trainer(splits=splits, run_dir=finished[0], **settings).resume()
+
+
+@pytest.mark.parametrize('damage', [lambda b: b[:len(b) // 2], lambda b: b'', lambda b: b'a letter, not weights' * 50])
+def test_damaged_files_are_refused_by_name(config, splits, finished, tmp_path, damage):
+    for name in ('last.pt', 'best.safetensors'):
+        (tmp_path / name).write_bytes(damage((finished[0] / name).read_bytes()))
+    with pytest.raises(ValueError, match='last.pt is damaged .*(?s:delete it)'):
+        trainer(config, splits, tmp_path).resume()
+    with pytest.raises(ValueError, match='best.safetensors is not a checkpoint of this package, or is damaged'):
+        load_model(tmp_path)
+
+
+# ---- what goes wrong
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(config, splits):
+    t = trainer(config, splits)
+    t.train_step()
+    with torch.no_grad():
+        t.model.clip.clip.ln_final.weight[0] = float('nan')
+    before = t.model.local.video_queries.detach().clone()
+    with pytest.raises(FloatingPointError, match=r'loss is nan at step 1 \(caption rows \[\d+, .*lower lr'):
+        t.train_step()
+    assert torch.equal(t.model.local.video_queries, before)  # no weight was spoilt by it
+
+
+def test_a_run_dir_that_cannot_be_written_is_named(config, splits, tmp_path):
+    (tmp_path / 'file').write_text('in the way')
+    with pytest.raises(OSError, match='cannot write .*file.*Name another run_dir'):
+        trainer(config, splits, tmp_path / 'file' / 'run', steps=1).run(log=None)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(config, splits, tmp_path, monkeypatch):
+    t = trainer(config, splits, tmp_path)
+    t.save()
+    before = (tmp_path / 'last.pt').read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b'half a')
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(OSError, match='(?s)cannot write .*last.pt.*No space left.*disk full'):
+        t.save()
+    assert (tmp_path / 'last.pt').read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['history.json', 'last.pt']
+
+
+def test_one_caption_is_too_few(config, splits):
+    one = dataclasses.replace(splits['val'], table=splits['val'].table.head(1))
+    with pytest.raises(ValueError, match='1 captions are too few'):
+        Trainer(config, one, splits['val'], device='cpu')
+
+
+# ---- checkpoints
+
+@pytest.mark.parametrize('settings', [{}, dict(share_queries=False, share_decoder=False, temporal='lstm'), dict(local_weight=0.0)], ids=str)
+def test_a_model_reads_back_as_it_was(config, splits, tmp_path, settings):
+    from glscl import GLSCL
+    model = GLSCL(config.replace(**settings)).eval()
+    save_model(model, tmp_path / 'whole.safetensors')
+    save_model(model, tmp_path / 'half.safetensors', half=True)
+    whole, half = (load_model(tmp_path / f'{n}.safetensors') for n in ('whole', 'half'))
+    assert whole.config == model.config and not whole.training
+    S = evaluate(model, splits['test'])[0]
+    assert torch.equal(evaluate(whole, splits['test'])[0], S)
+    assert 0 < (evaluate(half, splits['test'])[0] - S).abs().max() < 0.02
+    assert next(half.parameters()).dtype == torch.float32
+    weights = sum(p.numel() for p in model.parameters())  # a shared part counts, and is stored, once
+    assert (tmp_path / 'whole.safetensors').stat().st_size < 4 * weights + 40_000
+    assert (tmp_path / 'half.safetensors').stat().st_size < 2 * weights + 40_000
+
+
+def test_a_checkpoint_stands_alone(config, splits, tmp_path, clip_file):
+    """It needs neither the CLIP that it started from nor the one that ships."""
+    from glscl import GLSCL
+    moved = tmp_path / 'clip.safetensors'
+    moved.write_bytes(clip_file.read_bytes())
+    save_model(GLSCL(config.replace(clip_pretrained=str(moved))), tmp_path / 'model.safetensors')
+    moved.unlink()
+    model = load_model(tmp_path / 'model.safetensors')
+    assert torch.equal(model.clip.rows, GLSCL(config).clip.rows)
+
+
+def test_the_shipped_checkpoint_loads():
+    model = load_model()
+    assert model.config.clip == 'small' and model.local is not None and not model.training
+
+
+@pytest.mark.parametrize('change', [dict(num_queries=5), dict(temporal='none'), dict(share_queries=False), dict(local_weight=0.0),
+                                    dict(decoder_layers=2)])
+def test_a_checkpoint_of_another_configuration_is_refused_by_field(config, finished, change):
+    [(name, value)] = change.items()
+    with pytest.raises(ValueError, match=f'{name}: {getattr(config, name)!r} in the file, {value!r} wanted'):
+        load_model(finished[0], config.replace(**change))
+    assert load_model(finished[0], config.replace(lr=1.0, temperature=9.0))  # not a matter of weights
+
+
+def test_a_missing_checkpoint_is_named_with_what_to_do(tmp_path):
+    for path in (tmp_path / 'mine.safetensors', tmp_path):
+        with pytest.raises(FileNotFoundError, match='no such checkpoint. Train one'):
+            load_model(path)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
+    from safetensors.torch import save_file
+    save_file({'x': torch.zeros(2)}, tmp_path / 'other.safetensors')
+    with pytest.raises(ValueError, match='other.safetensors is not a checkpoint of this package'):
+        load_model(tmp_path / 'other.safetensors')
+
+
+def test_weights_that_are_missing_are_named(config, finished, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+    path = finished[0] / 'best.safetensors'
+    with safe_open(path, 'pt') as file:
+        meta = file.metadata()
+    state = load_file(path)
+    del state['local.video_queries']
+    save_file(state, tmp_path / 'cut.safetensors', meta)
+    with pytest.raises(ValueError, match='do not fit its configuration .*video_queries'):
+        load_model(tmp_path / 'cut.safetensors')
+
+
+def test_a_result_carries_its_provenance(tmp_path):
+    save_result(tmp_path / 'deep' / 'result.json', seed=3, metrics=dict(x=1))
+    result = json.loads((tmp_path / 'deep' / 'result.json').read_text())
+    assert result['seed'] == 3 and {'hardware', 'versions', 'commit', 'date', 'python'} <= set(result)
+    assert result['versions']['torch'] == torch.__version__.split('+')[0] or result['versions']['torch'] == torch.__version__
