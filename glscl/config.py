@@ -12,9 +12,16 @@ REPOSITORY = 'https://github.com/glscl/glscl'
 @dataclass
 class Config:
     """Settings of model and training. Symbols as in the paper; defaults are its MSR-VTT recipe with ViT-B/32."""
+    # data
+    dataset: str = 'shapes'             # "shapes" | "msrvtt" | "msrvtt7k" | "msvd" | "lsmdc" | "didemo" | "activitynet" | "own"
+    sampling: str = 'stride'            # "stride": MSR-VTT, MSVD, LSMDC; "seconds": DiDeMo, ActivityNet (as their released loaders)
+    cache_frames: bool = True           # keep decoded frames on disk; False: decode in workers at every use
+    select_on: str = 'val'              # the split that picks the best checkpoint; "test": as the released code for three of the sets
     # encoders
     clip: str = 'ViT-B-32'              # open_clip's name, or "small": the shipped one
     clip_pretrained: str | None = 'openai'  # open_clip's tag or a local file; None: random weights
+    freeze_clip: bool = False           # train what stands on top of CLIP only
+    grad_checkpointing: bool = False    # recompute CLIP's activations in the backward pass: slower, far less memory
     max_words: int = 32                 # L, tokens, start and end included
     max_frames: int = 12                # F
     framerate: float = 1.0              # frames a second before thinning to max_frames
@@ -35,8 +42,9 @@ class Config:
     diversity_weight: float = 1e-4      # alpha
     diversity_margin: float = 0.1       # m
     diversity_sides: str = 'both'       # "both": as the paper says; "visual": as released
-    released: bool = False              # the released code's behaviour wherever it differs (losses, padding)
+    released: bool = False              # the released code's behaviour wherever it differs (losses, padding, optimizer)
     # training
+    optimizer: str = 'adamw'            # "adamw": torch's; "bert_adam": the released code's
     batch_size: int = 128
     epochs: float = 5
     lr: float = 1e-4                    # new modules
@@ -50,9 +58,9 @@ class Config:
             if field.type in (int, float):
                 setattr(self, field.name, _number(field.name, getattr(self, field.name), field.type))
         if self.released:
-            self.mask_padding, self.diversity_sides = False, 'visual'
-        for name, allowed in dict(temporal=('transformer', 'none', 'lstm'), pooling=('text', 'mean'),
-                                  diversity_sides=('both', 'visual')).items():
+            self.mask_padding, self.diversity_sides, self.optimizer = False, 'visual', 'bert_adam'
+        for name, allowed in dict(temporal=('transformer', 'none', 'lstm'), pooling=('text', 'mean'), sampling=('stride', 'seconds'),
+                                  diversity_sides=('both', 'visual'), optimizer=('adamw', 'bert_adam'), select_on=('val', 'test')).items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f'{name} is one of {", ".join(allowed)}, not {getattr(self, name)!r}')
         for name in ('temperature', 'max_words', 'max_frames', 'num_queries', 'batch_size', 'framerate', 'lr'):

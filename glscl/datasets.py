@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import shapes
+from . import readers, shapes
 from .config import cache_dir
-from .encoders import tokenize
+from .encoders import image_size, tokenize
 from .video import VideoError, normalise, read_frames
 
 
@@ -178,3 +178,13 @@ def load_shapes(config, split='test', captions='one', data_dir=None, videos=None
     root = Path(data_dir) if data_dir else cache_dir()
     folder = shapes.build(root, videos, seed, difficulty)
     return load_pairs(shapes_table(folder, split, captions), config, cache=root / 'frames', log=log)
+
+
+def load_split(config, split='test', data_dir=None, captions='one', videos=None, log=None):
+    """A split ("train", "val", "test") of the data set that the config names, at the size its CLIP looks at: Pairs.
+
+    data_dir: the set's own folder (layout: data/README.md), or for `shapes` where it is kept. `captions` and `videos` concern `shapes`."""
+    if config.dataset == 'shapes':
+        return load_shapes(config, split, captions, data_dir, videos, log=log)
+    table = readers.load_table(config.dataset, split, data_dir)
+    return load_pairs(table, config, image_size(config.clip), log=log)

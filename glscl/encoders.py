@@ -181,6 +181,14 @@ def load_clip(name='small', pretrained=None):
     return Clip(clip)
 
 
+def image_size(name='small'):
+    """The side in pixels of the square that a CLIP looks at, without building it."""
+    vision = SMALL['vision_cfg'] if name == 'small' else (open_clip.get_model_config(name) or {}).get('vision_cfg')
+    if vision is None:
+        raise ValueError(f'unknown CLIP {name!r}: "small", or one of open_clip.list_models(), such as ViT-B-32')
+    return vision['image_size']
+
+
 def gradient_free(module):
     """Switch a module's gradients off (a frozen CLIP); returns it."""
     return module.requires_grad_(False)
