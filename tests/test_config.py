@@ -46,7 +46,7 @@ def test_an_unknown_key_is_answered_with_its_nearest(tmp_path, source):
             Config().replace(temprature=5)
         load_config(path, **(dict(temprature=5) if source == 'override' else {}))
     assert source != 'file' or str(path) in str(caught.value)
-    with pytest.raises(ValueError, match="unknown key 'zzz' Known keys: clip, "):
+    with pytest.raises(ValueError, match="unknown key 'zzz' Known keys: dataset, "):
         load_config('shapes', zzz=1)
 
 
