@@ -93,3 +93,12 @@ def concept_cosines(matrices):
         ax.grid(False)
     axes[0].set_ylabel('concept i')
     fig.colorbar(image, ax=axes[-1], label='mean cosine')
+
+
+def schedules(factors, per_epoch):
+    """Learning-rate factors over a run, {name: [steps]}, with the epochs below."""
+    fig, ax = plt.subplots(figsize=(6.5, 2.4))
+    for (name, values), colour, line in zip(factors.items(), (BLUE, ORANGE), ('-', '--')):
+        ax.plot(np.arange(len(values)) / per_epoch, values, line, color=colour, label=name)
+    ax.set(xlabel='epoch', ylabel='share of the peak rate')
+    ax.legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
