@@ -276,10 +276,12 @@ def main(argv=None):
     model = trainer.run()
     metrics, extra = evaluate(model, test)[1], {}
     if config.dataset == 'shapes':
-        extra['by_kind'] = {kind: evaluate(model, load_shapes(config, 'test', kind, args.data_dir))[1] for kind in ('scene', 'order')}
+        extra['by_kind'] = {kind: evaluate(model, load_shapes(config, 'test', kind, args.data_dir))[1]
+                            for kind in ('scene', 'order')}
     save_result(Path(args.run_dir) / 'result.json', data=config.dataset, split='test', selected_on=config.select_on,
-                recipe=args.recipe, overrides=overrides, seed=args.seed, steps=trainer.total, train_seconds=round(trainer.seconds),
-                metrics=metrics, **extra, command=f'python -m glscl.training --recipe {args.recipe} --seed {args.seed}'
+                recipe=args.recipe, overrides=overrides, seed=args.seed, steps=trainer.total,
+                train_seconds=round(trainer.seconds), metrics=metrics, **extra,
+                command=f'python -m glscl.training --recipe {args.recipe} --seed {args.seed}'
                 + (f' --set {" ".join(args.set)}' if args.set else ''))
     for direction in ('t2v', 'v2t'):
         m = metrics[direction]

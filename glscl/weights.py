@@ -18,7 +18,7 @@ NOT_WEIGHTS = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
 def architecture(name):
     """open_clip's settings of a CLIP of OpenAI's kind (a plain ViT beside a causal text transformer over its 49,408 tokens).
 
-    `ViT-B/32` and `ViT-B-32` are one name. Any other kind raises ValueError: the word features and the tokenizer here are OpenAI's."""
+    `ViT-B/32` and `ViT-B-32` are one name. Any other kind raises ValueError: word features and tokenizer here are OpenAI's."""
     name = name.replace('/', '-')
     names = open_clip.list_models()
     if name not in names:
@@ -48,8 +48,8 @@ def load_weights(name, pretrained):
                              f'take another tag, one of {", ".join(list_pretrained_tags_by_model(name))}')
         return read_weights(path or _download(name, pretrained, cfg))[0], cfg.get('quick_gelu', False)
     if path is None:
-        raise FileNotFoundError(f'clip_pretrained={str(pretrained)!r} is neither a file on this machine nor one of open_clip\'s tags '
-                                f'for {name}: {", ".join(list_pretrained_tags_by_model(name)) or "there are none"}')
+        raise FileNotFoundError(f'clip_pretrained={str(pretrained)!r} is neither a file on this machine nor one of '
+                                f'open_clip\'s tags for {name}: {", ".join(list_pretrained_tags_by_model(name)) or "(none)"}')
     state, archive = read_weights(path)
     if quick_gelu or archive or _float16_numbers(state.get('visual.proj')):
         return state, True
@@ -65,7 +65,8 @@ def find_weights(name, pretrained):
     cfg = get_pretrained_cfg(name.replace('/', '-'), str(pretrained))
     places = [_place(cfg)] if cfg else [Path(pretrained)]
     if cfg:
-        found = (huggingface_hub.try_to_load_from_cache(cfg['hf_hub'].rstrip('/'), f) for f in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))
+        found = [huggingface_hub.try_to_load_from_cache(cfg['hf_hub'].rstrip('/'), file)
+                 for file in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)]
         places += [Path(path) for path in found if isinstance(path, str)]
     return next((path for path in places if path.is_file()), None)
 
@@ -91,13 +92,16 @@ def _download(name, tag, cfg):
 
 
 def read_weights(path):
-    """(weights by name, whether the file is a JIT archive) of a .safetensors file, OpenAI's JIT archive, or a state_dict by
-    torch.save (bare, or under `state_dict` as open_clip's training leaves it). Nothing in the file is executed."""
+    """(weights by name, whether the file is a JIT archive) of a safetensors file, OpenAI's JIT archive, or a state_dict by
+    torch.save (bare, or under `state_dict` as open_clip's training leaves it), told apart by content, not by suffix.
+    Nothing in the file is executed."""
     path, archive = Path(path), False
     try:
         if archive := _is_archive(path):
-            state = torch.jit.load(path, map_location='cpu').state_dict()
-        elif path.suffix == '.safetensors':
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', FutureWarning)  # torch asks authors of such files for another format
+                state = torch.jit.load(path, map_location='cpu').state_dict()
+        elif _is_safetensors(path):
             state = load_file(path)
         else:
             state = torch.load(path, map_location='cpu', weights_only=True)
@@ -108,8 +112,8 @@ def read_weights(path):
     if not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f'{path} holds no state_dict (names and tensors)')
     if any(k.startswith(('text_model.', 'vision_model.')) for k in state):
-        raise ValueError(f'{path} is in the layout of Hugging Face\'s transformers; the same weights in open_clip\'s layout are in the '
-                         f'file {HF_SAFE_WEIGHTS_NAME} of most such repositories, or in OpenAI\'s own .pt')
+        raise ValueError(f'{path} is in the layout of Hugging Face\'s transformers; the same weights in open_clip\'s layout '
+                         f'are in the file {HF_SAFE_WEIGHTS_NAME} of most such repositories, or in OpenAI\'s own .pt')
     return {k.removeprefix('module.'): v for k, v in state.items() if k not in NOT_WEIGHTS}, archive
 
 
@@ -130,6 +134,12 @@ def fill(clip, state, source, name):
 def _is_archive(path):
     """Whether a file is a TorchScript archive, which torch.load refuses."""
     return zipfile.is_zipfile(path) and any(n.endswith('/constants.pkl') for n in zipfile.ZipFile(path).namelist())
+
+
+def _is_safetensors(path):
+    """Whether a file begins as safetensors does: eight bytes of length, then JSON."""
+    with path.open('rb') as file:
+        return file.read(9)[8:] == b'{'
 
 
 def _float16_numbers(weights):

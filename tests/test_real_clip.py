@@ -103,8 +103,9 @@ def assert_same(ours, theirs, atol=2e-5):
 
 # ---- files
 
-@pytest.mark.parametrize('kind, name', [('archive', 'ViT.pt'), ('half', 'ViT.pt'), ('plain', 'ViT.pt'), ('legacy', 'ViT.bin'),
-                                        ('training', 'open_clip_pytorch_model.bin'), ('safetensors', 'open_clip_model.safetensors')])
+@pytest.mark.parametrize('kind, name', [
+    ('archive', 'ViT.pt'), ('half', 'ViT.pt'), ('plain', 'ViT.pt'), ('legacy', 'ViT.bin'),
+    ('training', 'open_clip_pytorch_model.bin'), ('safetensors', 'open_clip_model.safetensors')])
 def test_openais_weights_are_read_from_every_kind_of_file_in_float32_with_quick_gelu(tmp_path, kind, name):
     theirs = source()
     WRITE[kind](theirs, tmp_path / name)
@@ -133,14 +134,16 @@ def test_random_weights_follow_the_name():
     assert load_clip('tiny-quickgelu').quick_gelu and not load_clip('tiny').quick_gelu
 
 
-@pytest.mark.parametrize('name, which, quick_gelu', [('tiny', 'openai', True), ('tiny-quickgelu', 'openai', True), ('tiny', 'laion2b', False)])
-def test_a_tag_knows_its_activation_and_is_found_where_the_message_says(tag, home, name, which, quick_gelu):
+@pytest.mark.parametrize('kind', ['archive', 'safetensors'])  # either may be fetched, and is saved under one name
+@pytest.mark.parametrize('name, which, quick_gelu', [('tiny', 'openai', True), ('tiny-quickgelu', 'openai', True),
+                                                     ('tiny', 'laion2b', False)])
+def test_a_tag_knows_its_activation_and_is_found_where_the_message_says(tag, home, kind, name, which, quick_gelu):
     theirs = source(quick_gelu)
     with pytest.raises(FileNotFoundError) as told:
         load_clip(name, which)
     place = next(word.rstrip(',') for word in str(told.value).split() if word.startswith(str(home)))
     Path(place).parent.mkdir(parents=True)
-    archive(theirs, place)
+    WRITE[kind](theirs, place)
     assert weights.find_weights(name, which) == Path(place)
     ours = load_clip(name, which)
     assert ours.quick_gelu == quick_gelu
@@ -159,16 +162,17 @@ def test_a_tag_is_found_in_hugging_faces_cache(tag, tmp_path, monkeypatch):
 def test_a_tag_is_downloaded_where_there_is_a_network(tag, tmp_path, monkeypatch):
     WRITE['safetensors'](source(), tmp_path / 'new.safetensors')
     monkeypatch.setattr(huggingface_hub, 'model_info', lambda repository, timeout: None)
-    monkeypatch.setattr(weights, 'download_pretrained', lambda cfg: str(tmp_path / 'new.safetensors') if cfg == tag['openai'] else None)
+    files = {'none/openai/': str(tmp_path / 'new.safetensors')}
+    monkeypatch.setattr(weights, 'download_pretrained', lambda cfg: files[cfg['hf_hub']])
     assert load_clip('tiny', 'openai').quick_gelu
 
 
-@pytest.mark.parametrize('name, quick_gelu', [('ViT-B-32', True), ('ViT-B/32', True), ('ViT-B-16', True), ('ViT-B-16-quickgelu', True)])
-def test_the_papers_weights_are_tags_with_quick_gelu(name, quick_gelu, monkeypatch):
+@pytest.mark.parametrize('name', ['ViT-B-32', 'ViT-B/32', 'ViT-B-16', 'ViT-B-16-quickgelu'])
+def test_the_papers_weights_are_tags_with_quick_gelu(name, monkeypatch):
     asked = []
     monkeypatch.setattr(weights, '_download', lambda name, tag, cfg: asked.append(cfg['hf_hub']))
     monkeypatch.setattr(weights, 'read_weights', lambda path: ({}, False))
-    assert weights.load_weights(name, 'openai') == ({}, quick_gelu)
+    assert weights.load_weights(name, 'openai') == ({}, True)
     assert asked == [f'timm/vit_base_patch{16 if "16" in name else 32}_clip_224.openai/']
     assert weights.load_weights('ViT-B-32', 'laion2b_s34b_b79k') == ({}, False)
     assert weights.load_weights('ViT-B-32', 'laion400m_e32') == ({}, True)
@@ -180,8 +184,9 @@ def test_weights_out_of_reach_are_one_message_with_where_to_get_and_put_them(hom
     with pytest.raises(FileNotFoundError) as told:
         load_clip('ViT-B-32', 'openai')
     message = str(told.value)
-    for part in ('the weights of ViT-B-32 (openai)', 'no route to host', 'https://huggingface.co/timm/vit_base_patch32_clip_224.openai',
-                 'https://openaipublic.azureedge.net/', str(home / '.cache' / 'clip' / 'ViT-B-32.pt'), 'clip_pretrained', 'clip="small"'):
+    for part in ('the weights of ViT-B-32 (openai)', 'no route to host', 'https://openaipublic.azureedge.net/',
+                 'https://huggingface.co/timm/vit_base_patch32_clip_224.openai',
+                 str(home / '.cache' / 'clip' / 'ViT-B-32.pt'), 'clip_pretrained', 'clip="small"'):
         assert part in message
     assert '\n' not in message and told.value.__suppress_context__ and told.value.__cause__ is None
 
@@ -240,13 +245,13 @@ def test_files_that_are_no_weights_are_named_and_never_executed(tmp_path):
 def test_another_architectures_file_is_refused_by_what_differs(tmp_path):
     other = open_clip.CLIP(**{**TINY, 'vision_cfg': {**TINY['vision_cfg'], 'patch_size': 8, 'layers': 3}})
     save_file(other.state_dict(), tmp_path / 'other.safetensors')
-    with pytest.raises(ValueError, match=r'other.safetensors does not hold the weights of tiny-quickgelu: .*resblocks.2.* is unknown'):
+    with pytest.raises(ValueError, match=r'other.safetensors does not hold the weights of tiny-quickgelu: .*blocks.2.* is unknown'):
         load_clip('tiny-quickgelu', tmp_path / 'other.safetensors')
     state = source().state_dict()
     del state['ln_final.bias']
     state['visual.conv1.weight'] = torch.zeros(64, 3, 8, 8)
     save_file(state, tmp_path / 'cut.safetensors')
-    with pytest.raises(ValueError, match=r'ln_final.bias is missing; visual.conv1.weight is \[64, 3, 8, 8\], not \[64, 3, 16, 16\]'):
+    with pytest.raises(ValueError, match=r'ln_final.bias is missing; visual.conv1.weight is \[64, 3, 8, 8\], not \[64, 3, 16'):
         load_clip('tiny-quickgelu', tmp_path / 'cut.safetensors')
 
 
@@ -261,7 +266,8 @@ def test_the_small_clip_asks_for_its_own_file(tmp_path):
 # ---- frozen, recomputed, kept
 
 def settings(**changes):
-    return Config(clip='tiny-quickgelu', clip_pretrained=None, max_frames=3, temporal_layers=1, num_queries=2, decoder_layers=1).replace(**changes)
+    return Config(clip='tiny-quickgelu', clip_pretrained=None, max_frames=3, temporal_layers=1, num_queries=2,
+                  decoder_layers=1).replace(**changes)
 
 
 def backward(model):
@@ -293,8 +299,8 @@ def test_a_frozen_clip_is_the_same_after_training(splits, config):
     trainer = training.Trainer(config.replace(freeze_clip=True), splits['train'], splits['val'], None, 0, 'cpu', steps=2)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     trainer.run(log=None)
-    same = [torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items() if k.startswith('clip.') and 'logit_scale' not in k]
-    assert all(same) and not torch.equal(trainer.model.state_dict()['local.video_queries'], before['local.video_queries'])
+    moved = [k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])]
+    assert 'local.video_queries' in moved and [k for k in moved if k.startswith('clip.')] == ['clip.clip.logit_scale']
 
 
 @pytest.mark.parametrize('frozen', [False, True])
@@ -304,8 +310,8 @@ def test_checkpointing_recomputes_both_towers_and_gives_the_same_gradients(froze
     model = GLSCL(settings(freeze_clip=frozen, grad_checkpointing=True)).train()
     model.load_state_dict(plain.state_dict())
     calls = {'text': 0, 'image': 0}
-    for tower, block in dict(text=model.clip.clip.transformer.resblocks[1], image=model.clip.clip.visual.transformer.resblocks[1]).items():
-        block.ln_1.register_forward_hook(lambda *_, tower=tower: calls.update({tower: calls[tower] + 1}))
+    for tower, blocks in dict(text=model.clip.clip.transformer, image=model.clip.clip.visual.transformer).items():
+        blocks.resblocks[1].ln_1.register_forward_hook(lambda *_, tower=tower: calls.update({tower: calls[tower] + 1}))
     (losses, grads), (theirs, expected) = backward(model), backward(plain)
     torch.testing.assert_close(losses.total, theirs.total)
     for name, grad in expected.items():
@@ -334,11 +340,13 @@ def test_a_checkpoint_keeps_its_activation_and_asks_for_no_pretrained_weights(na
         load_model(tmp_path / 'odd.safetensors')
 
 
-def test_a_video_without_frames_is_finite_where_a_gpu_computes_in_float16():
+def test_frames_in_float16_as_older_gpus_make_them_pass_the_temporal_transformer():
     temporal, x = TemporalTransformer(build_clip('tiny', True), 1), torch.randn(2, 3, 64)
+    mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
     with torch.no_grad(), torch.autocast('cpu', torch.float16):
-        y = temporal(x, torch.tensor([[1, 1, 0], [0, 0, 0]]))
+        y = temporal(x.half(), mask)
     assert y.isfinite().all()
+    torch.testing.assert_close(y[0], temporal(x, mask)[0].detach(), atol=2e-2, rtol=2e-2, check_dtype=False)
 
 
 # ---- full size
@@ -362,13 +370,15 @@ def test_the_full_clip_gives_open_clips_own_features_and_64_words(full):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name, words, frames', [('ViT-B-32-quickgelu', 32, 12), ('ViT-B-32-quickgelu', 64, 64), ('ViT-B-16', 32, 2)])
+@pytest.mark.parametrize('name, words, frames', [('ViT-B-32-quickgelu', 32, 12), ('ViT-B-32-quickgelu', 64, 64),
+                                                 ('ViT-B-16', 32, 2)])
 def test_a_full_model_trains_evaluates_saves_and_loads(name, words, frames, tmp_path):
     """Settings of MSR-VTT, of DiDeMo and ActivityNet, and a ViT-B/16: random pixels of 224, D = 512."""
     import pandas as pd
 
     from glscl.datasets import Pairs
-    config = Config(clip=name, clip_pretrained=None, max_words=words, max_frames=frames, grad_checkpointing=frames == 64, batch_size=2)
+    config = Config(clip=name, clip_pretrained=None, max_words=words, max_frames=frames, grad_checkpointing=frames == 64,
+                    batch_size=2)
     ids, words_mask = tokenize([' '.join(['tall'] * (words - 2)), 'a cat'], words)
     frame_mask = torch.ones(2, frames, dtype=torch.bool)
     frame_mask[1, frames // 2:] = False
