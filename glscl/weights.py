@@ -63,7 +63,7 @@ def find_weights(name, pretrained):
 
     A tag's file is looked for where OpenAI's own package and open_clip keep theirs: ~/.cache/clip, then Hugging Face's cache."""
     cfg = get_pretrained_cfg(name.replace('/', '-'), str(pretrained))
-    places = [_place(cfg)] if cfg else [Path(pretrained)]
+    places = [_place(cfg)] if cfg else [Path(pretrained).expanduser()]
     if cfg:
         found = [huggingface_hub.try_to_load_from_cache(cfg['hf_hub'].rstrip('/'), file)
                  for file in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)]
@@ -109,7 +109,7 @@ def read_weights(path):
         raise ValueError(f'{path} cannot be read as weights ({_line(error)}): is the download complete, and a .safetensors file, '
                          f'OpenAI\'s .pt archive, or a state_dict saved by torch?') from None
     state = state.get('state_dict', state) if isinstance(state, dict) else None
-    if not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not state or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
         raise ValueError(f'{path} holds no state_dict (names and tensors)')
     if any(k.startswith(('text_model.', 'vision_model.')) for k in state):
         raise ValueError(f'{path} is in the layout of Hugging Face\'s transformers; the same weights in open_clip\'s layout '
