@@ -181,7 +181,7 @@ def test_qb_norm_holds_where_float32_would_overflow_or_vanish():
     S, bank = torch.tensor([[1.5, 1.4, -1.4, -1.5]]), torch.tensor([[1.5, 1.4, 1.4, 1.4]]).repeat(50, 1)
     assert not (70 * bank).exp().sum(0).isfinite().all() and (70 * (S - bank)).exp()[0, -1] == 0
     ours = qb_norm(S, bank)
-    assert (ours[0] > 0).all() and len(ours[0].unique()) == 4
+    assert ours[0, 1] > ours[0, 2] > ours[0, 3] > 0
     torch.testing.assert_close(ours.log(), (70 * (S - bank[:1]) - np.log(50)).double(), rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match='too large for beta 70'):
         qb_norm(100 * S, bank)
