@@ -77,9 +77,9 @@ def by_released_name(model):
 def test_losses_and_gradients(case):
     """Losses to 1e-5; gradients to rtol 1e-3 + atol 1e-6, but for what float32 rounding leaves open.
 
-    Measured: of case 0's 1,205,185 elements 1 lies outside (by 1.6e-6); our model in float64, which rounds nothing, has 25
-    outside (by 2.5e-6 at most), so that much is the rounding of the reference itself. Sharper than elements, each tensor's
-    error as a whole stays below 1e-5 of its length (measured 2.7e-6)."""
+    Measured: of case 0's 1,205,185 elements 1 lies outside with one thread, 22 with two; our model in float64, which rounds
+    nothing, has 25 outside (by 2.5e-6 at most), so that much is the rounding of the reference itself. Sharper than elements,
+    each tensor's error as a whole stays below 1e-5 of its length (measured 4.3e-6 at most)."""
     array, names, model = case
     without_dropout(model).zero_grad()
     texts, videos = encoded(model, array, 'train')
@@ -106,7 +106,7 @@ def test_losses_and_gradients(case):
         assert error.norm() <= 1e-5 * theirs.norm() + 1e-9, name
         assert (error <= 1e-3 * theirs.abs() + 4e-6).all(), (name, float(error.max()))
         outside, elements = outside + int((error > 1e-3 * theirs.abs() + 1e-6).sum()), elements + error.numel()
-    assert outside <= 2e-5 * elements, f'{outside} of {elements}'
+    assert outside <= 1e-4 * elements, f'{outside} of {elements}'
     model.eval()
 
 
