@@ -6,6 +6,7 @@ from pathlib import Path
 
 warnings.filterwarnings('ignore', message='IProgress not found')  # open_clip's progress bar, in a notebook without widgets
 import open_clip
+import regex
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
@@ -24,7 +25,17 @@ SMALL = dict(embed_dim=128,  # plain GELU: on a CPU it is a third faster to trai
 
 @lru_cache(maxsize=1)
 def tokenizer():
-    return open_clip.SimpleTokenizer()
+    """CLIP's byte-pair tokenizer. open_clip renamed its start and end token; here they have OpenAI's names again, so that also a
+    caption which spells one out gets the tokens that it gets there."""
+    tok = open_clip.SimpleTokenizer()
+    names = {'<start_of_text>': '<|startoftext|>', '<end_of_text>': '<|endoftext|>'}
+    pattern = tok.pat.pattern
+    for theirs, name in names.items():
+        pattern = pattern.replace(theirs, regex.escape(name))
+        tok.encoder[name], tok.cache[name] = tok.encoder.pop(theirs), name
+        tok.decoder[tok.encoder[name]] = name
+    tok.pat = regex.compile(pattern, regex.IGNORECASE)
+    return tok
 
 
 def tokenize(captions, max_words=32):
@@ -117,21 +128,25 @@ def _blocks(blocks, x, mask, recompute=False):
 class TemporalTransformer(nn.Module):
     """y = x + Blocks(x + E[0:F]) with padded frames masked as keys (SPEC 1, `seqTransf`).
 
-    E and the blocks start as copies of CLIP's text positions and first text blocks."""
+    E and the blocks start as copies of CLIP's text positions and first text blocks; blocks beyond CLIP's, where it has fewer,
+    start as the released code draws them: N(0, 0.02^2), biases 0."""
 
     def __init__(self, clip, layers=4):
         super().__init__()
         width = clip.width
         text = clip.clip.transformer.resblocks
-        if text[0].attn.embed_dim != width or len(text) < layers:
-            raise ValueError(f'the temporal transformer copies {layers} text blocks of width {width}; this CLIP has '
-                             f'{len(text)} of width {text[0].attn.embed_dim}: set temporal_layers or temporal="none"')
+        if text[0].attn.embed_dim != width:
+            raise ValueError(f'the temporal transformer copies text blocks of width {width}; those of this CLIP have width '
+                             f'{text[0].attn.embed_dim}: set temporal="none"')
         self.positions = nn.Parameter(clip.clip.positional_embedding.detach().clone())
         self.blocks = nn.ModuleList(ResidualAttentionBlock(
             width, text[0].attn.num_heads, act_layer=QuickGELU, norm_layer=partial(nn.LayerNorm, eps=1e-12))
             for _ in range(layers))
         for mine, theirs in zip(self.blocks, text):
             mine.load_state_dict(theirs.state_dict())
+        for linear in (m for block in self.blocks[len(text):] for m in block.modules() if isinstance(m, nn.Linear)):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, x, mask):
         """x [V, F, D], mask [V, F] -> y [V, F, D]"""
@@ -144,15 +159,23 @@ class TemporalTransformer(nn.Module):
 
 
 class TemporalLSTM(nn.Module):
-    """y = x + LSTM(x), one direction, padded frames left as they are."""
+    """y = x + LSTM(x), one direction, padded frames left as they are.
 
-    def __init__(self, width):
+    `released`: there frames past the batch's longest video become x + x (the packed output is filled up with the input before
+    the residual is added), so that what the local module attends to depends on the batch."""
+
+    def __init__(self, width, released=False):
         super().__init__()
+        self.released = released
         self.lstm = nn.LSTM(width, width, batch_first=True)
 
     def forward(self, x, mask):
         """x [V, F, D], mask [V, F] -> y [V, F, D]; padding is at the tail, so no valid frame ever sees it."""
-        return x + self.lstm(x)[0] * mask[..., None]
+        y = x + self.lstm(x)[0] * mask[..., None]
+        if self.released:
+            longest = int(mask.sum(1).max())
+            y[:, longest:] = 2 * x[:, longest:]
+        return y
 
 
 def small_clip(vocabulary):

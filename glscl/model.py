@@ -78,9 +78,11 @@ class GLSCL(nn.Module):
         c = self.config
         self.clip = clip if clip is not None else load_clip(c.clip, c.clip_pretrained)
         self.temporal = {'transformer': lambda: TemporalTransformer(self.clip, c.temporal_layers),
-                         'lstm': lambda: TemporalLSTM(self.clip.width), 'none': lambda: None}[c.temporal]()
+                         'lstm': lambda: TemporalLSTM(self.clip.width, c.released), 'none': lambda: None}[c.temporal]()
         self.local = LocalInteraction(self.clip.width, c.num_queries, c.decoder_layers, c.share_queries,
                                       c.share_decoder, c.mask_padding) if c.local_weight else None
+        if c.released:  # there the patch embedding alone is frozen (and the token embedding was meant to be)
+            self.clip.clip.visual.conv1.requires_grad_(False)
         if c.freeze_clip:
             self.clip.requires_grad_(False)
             self.clip.clip.logit_scale.requires_grad_(True)
@@ -148,10 +150,13 @@ class GLSCL(nn.Module):
         return Losses(nce, consistency, diversity)
 
     def parameter_groups(self):
-        """Two learning rates, weight decay on matrices only: what torch's optimizers take."""
+        """Two learning rates, weight decay on matrices only: what torch's optimizers take.
+
+        With `bert_adam` decay reaches all but biases, as released: its list of exceptions names no LayerNorm in use."""
         c, groups = self.config, {}
         for name, p in self.named_parameters():
             if p.requires_grad:
-                groups.setdefault((name.startswith('clip.'), p.ndim > 1), []).append(p)
+                decay = 'bias' not in name if c.optimizer == 'bert_adam' else p.ndim > 1
+                groups.setdefault((name.startswith('clip.'), decay), []).append(p)
         return [dict(params=ps, lr=c.clip_lr if of_clip else c.lr, weight_decay=c.weight_decay if decay else 0.0)
                 for (of_clip, decay), ps in groups.items()]

@@ -21,6 +21,7 @@ from .datasets import load_shapes, load_split
 from .encoders import build_clip, small_clip_of
 from .metrics import retrieval_metrics
 from .model import GLSCL, Texts, Videos
+from .optimizers import RELEASED_EPOCHS, BertAdam, warmup_cosine_released
 from .runtime import autocast, machine, pick_device, precision, seed_everything
 
 
@@ -153,9 +154,10 @@ class Trainer:
         self.eval_every = eval_every or max(1, self.total // 4)
         seed_everything(seed)
         self.model = GLSCL(config).to(self.device).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameter_groups(), betas=(0.9, 0.98), eps=1e-6)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: warmup_cosine(step, self.total, config.warmup))
+        kind, factor, span = ((BertAdam, warmup_cosine_released, RELEASED_EPOCHS * self.per_epoch)
+                              if config.optimizer == 'bert_adam' else (torch.optim.AdamW, warmup_cosine, self.total))
+        self.optimizer = kind(self.model.parameter_groups(), betas=(0.9, 0.98), eps=1e-6)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: factor(step, span, config.warmup))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision(self.device) == torch.float16)
         self.step, self.best, self.history, self.seconds = 0, -1.0, [], 0.0
 

@@ -131,3 +131,46 @@ def metrics(S, text_to_video):
         return {**out, 'MdR': (ordered[(n - 1) // 2] + ordered[n // 2]) / 2, 'MnR': sum(ranks) / n}
 
     return dict(t2v=summary(t2v), v2t=summary(v2t))
+
+
+def released_ranks(S, wanted):
+    """From 1, the released code's way: the place of every score of the sorted row that equals the wanted one, row after row."""
+    return [place + 1 for row, w in zip(S, wanted) for place, s in enumerate(sorted(row, reverse=True)) if s == row[w]]
+
+
+def qb_norm(S, bank, k, beta, theta):
+    """(scores, activation set, rows that changed): the dynamic inverted softmax."""
+    def best(row):
+        return sorted(range(len(row)), key=lambda j: -row[j])
+
+    hubs = [j for j in range(len(S[0])) if sum(j in best(row)[:k] for row in bank) >= theta]
+    total = [sum(math.exp(beta * row[j]) for row in bank) for j in range(len(S[0]))]
+    rows = [i for i, row in enumerate(S) if best(row)[0] in hubs]
+    return ([[math.exp(beta * s) / total[j] for j, s in enumerate(row)] if i in rows else list(row) for i, row in enumerate(S)],
+            hubs, rows)
+
+
+def dual_softmax(S, kappa):
+    """S[i][j] * exp(kappa S[i][j]) / sum_i' exp(kappa S[i'][j])"""
+    total = [sum(math.exp(kappa * row[j]) for row in S) for j in range(len(S[0]))]
+    return [[s * math.exp(kappa * s) / total[j] for j, s in enumerate(row)] for row in S]
+
+
+# ---- the released optimizer
+
+def warmup_cosine_released(x, warmup):
+    """The factor at the share x of the schedule's steps."""
+    return x / warmup if x < warmup else 0.5 * (1 + math.cos(math.pi * x))
+
+
+def bert_adam(start, gradients, rates, weight_decay, b1=0.9, b2=0.98, eps=1e-6, max_norm=1.0):
+    """The values of one tensor, flat, after each step; rates: the learning rate of each."""
+    p, m, v, path = list(start), [0.0] * len(start), [0.0] * len(start), []
+    for gradient, lr in zip(gradients, rates):
+        clip = min(1.0, max_norm / (math.sqrt(dot(gradient, gradient)) + 1e-6))
+        for i, g in enumerate(gradient):
+            m[i] = b1 * m[i] + (1 - b1) * g * clip
+            v[i] = b2 * v[i] + (1 - b2) * (g * clip) ** 2
+            p[i] = p[i] - lr * (m[i] / (math.sqrt(v[i]) + eps) + weight_decay * p[i])
+        path.append(list(p))
+    return path

@@ -66,16 +66,23 @@ def test_a_word_sees_the_words_before_it_only(small):
 # ---- tokens
 
 def test_tokens_are_the_released_codes(shared):
-    captions = json.loads((shared / 'fixtures/tokenize_captions.json').read_text())
+    """All captions but the empty one, which is refused here (there: a start and an end token and nothing between)."""
+    captions = json.loads((shared / 'fixtures/tokenize_captions.json').read_text(encoding='utf-8'))
     expected = np.load(shared / 'fixtures/tokenize.npz')
-    rows = [i for i, caption in enumerate(captions) if caption and '<|' not in caption]  # there, '<|endoftext|>' ends a text
-    assert len(rows) == 10
+    rows = [i for i, caption in enumerate(captions) if caption]
+    assert len(rows) == 11
     for length in (32, 64):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             ids, mask = tokenize([captions[i] for i in rows], length)
         assert ids.numpy().tolist() == expected[f'ids_{length}'][rows].tolist()
         assert mask.int().numpy().tolist() == expected[f'mask_{length}'][rows].tolist()
+
+
+def test_a_caption_that_spells_out_a_token_gets_openais_and_not_open_clips():
+    tok = tokenizer()
+    assert tok.encode('a <|EndOfText|>') == [320, tok.eot_token_id] and tok.encode('<|startoftext|>') == [tok.sot_token_id]
+    assert len(tok.encode('<start_of_text>')) > 3 and tok.decode([tok.eot_token_id]).strip() == '<|endoftext|>'
 
 
 @pytest.mark.parametrize('empty', ['', ' \n', None, float('nan'), 7])
@@ -166,10 +173,27 @@ def test_temporal_transformer_starts_as_a_copy_and_ignores_padding(small):
 
 
 def test_temporal_transformer_refuses_what_it_cannot_copy_or_place(small):
-    with pytest.raises(ValueError, match='copies 9 text blocks.*has 4'):
-        TemporalTransformer(small, 9)
+    narrow = open_clip.model.CLIP(8, vision_cfg=dict(image_size=8, patch_size=8, width=16, head_width=16, layers=1),
+                                  text_cfg=dict(context_length=5, vocab_size=9, width=16, heads=1, layers=1))
+    with pytest.raises(ValueError, match='text blocks of width 8; those of this CLIP have width 16'):
+        TemporalTransformer(Clip(narrow), 1)
     with pytest.raises(ValueError, match='49 frames, but only 48'):
         TemporalTransformer(small, 1)(torch.randn(1, 49, small.width), torch.ones(1, 49))
+
+
+def test_blocks_beyond_clips_start_small(small):
+    blocks = TemporalTransformer(small, 6).blocks
+    assert len(blocks) == 6 and torch.equal(blocks[3].mlp.c_fc.weight, small.clip.transformer.resblocks[3].mlp.c_fc.weight)
+    for linear in (blocks[5].mlp.c_fc, blocks[5].mlp.c_proj, blocks[5].attn.out_proj):
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.05) and (linear.bias == 0).all()
+
+
+def test_temporal_lstm_as_released_doubles_frames_past_the_longest_video():
+    temporal, x, mask = TemporalLSTM(8, released=True), torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, mask.sum(1), batch_first=True, enforce_sorted=False)
+    seen = torch.nn.utils.rnn.pad_packed_sequence(temporal.lstm(packed)[0], batch_first=True)[0]
+    torch.testing.assert_close(temporal(x, mask), torch.cat([seen, x[:, 3:]], 1) + x)
+    assert torch.equal(temporal(x, mask.bool()), temporal(x, mask)) and torch.equal(temporal(x, mask)[1, 1:3], x[1, 1:3])
 
 
 def test_temporal_lstm_leaves_padding_as_it_is_and_never_looks_ahead():
