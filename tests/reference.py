@@ -252,7 +252,7 @@ def cross_transformer(head, e, x, mask):
     for block in head.blocks:
         inner, heads = [layer_norm(block.ln_1, a) for a in z], block.attn.num_heads
         W, b = block.attn.in_proj_weight, block.attn.in_proj_bias
-        q, k, v = ([[dot(row, a) + float(c) for row, c in zip(W[i * D:i * D + D], b[i * D:i * D + D])] for a in inner] for i in range(3))
+        q, k, v = ([[dot(row, a) + float(c) for row, c in zip(W[i:i + D], b[i:i + D])] for a in inner] for i in (0, D, 2 * D))
         out, d = [], D // heads
         for i in range(len(z)):
             read = []

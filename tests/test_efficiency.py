@@ -8,8 +8,8 @@ from glscl.heads import HEADS
 def test_the_table_has_every_head_and_the_published_figures():
     table = efficiency.table().set_index('method')
     assert list(table.index) == list(HEADS)
-    assert table.loc['GLSCL', ['counted, a pair', 'counted, G', 'in Gram form, G', 'published, G']].tolist() == ['16,896', '16.9', '10.4', '1']
-    assert table.loc['GLSCL', 'as released, G'] == '2,116 + 15,551'
+    columns = ['counted, a pair', 'counted, G', 'in Gram form, G', 'as released, G', 'published, G']
+    assert table.loc['GLSCL', columns].tolist() == ['16,896', '16.9', '10.4', '2,116 + 15,551', '1']
     assert table.loc['CLIP4Clip seqTransf', 'published, G'] == '0.5' and table.loc['DRL', 'published, G'] == '–'
 
 

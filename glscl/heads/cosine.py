@@ -141,7 +141,8 @@ class LAFF(Head):
         return t.unit.flatten(1) @ v.unit.flatten(1).T / t.unit.shape[1]
 
     def score_direct(self, t, v):
-        return torch.stack([normalised(g) @ normalised(h).T for g, h in zip(t.raw_fused.unbind(1), v.raw_fused.unbind(1))]).mean(0)
+        spaces = zip(t.raw_fused.unbind(1), v.raw_fused.unbind(1))
+        return torch.stack([normalised(g) @ normalised(h).T for g, h in spaces]).mean(0)
 
     def loss(self, texts, videos, scale, video_ids=None):
         """Triplets in each space, summed: margin 0.2 to the hardest other video of each text. `scale` is not used."""

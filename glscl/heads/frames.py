@@ -132,8 +132,7 @@ class DiCoSA(Head):
 
     def _weights(self, logits, mask):
         """logits [V, T, F], mask [V, F] -> a [V, T, F]"""
-        mask = mask[:, None]
-        return masked_softmax(logits / self.temperature, self.seen(mask[:, 0])[:, None].expand_as(logits)) * mask
+        return masked_softmax(logits / self.temperature, self.seen(mask)[:, None]) * mask[:, None]
 
     def score(self, t, v):
         e, y = self.split(t.sentence), self.split(v.frames)

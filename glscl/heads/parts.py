@@ -177,7 +177,7 @@ def hide(x, mask):
 
 
 def masked_softmax(logits, mask, dim=-1):
-    """Softmax over the entries of `mask`; where there are none, zeros."""
+    """Softmax over the entries of `mask` (of a shape that broadcasts); where there are none, zeros."""
     low = torch.finfo(logits.dtype).min
     return logits.masked_fill(~mask, low).softmax(dim) * mask
 

@@ -67,7 +67,7 @@ class XPool(Head):
     def _weights(self, t, v):
         """a [V, T, F]"""
         dots = (t.query @ v.key.flatten(0, 1).T).view(len(t), *v.mask.shape).transpose(0, 1)
-        return masked_softmax(dots, v.mask[:, None].expand_as(dots))
+        return masked_softmax(dots, v.mask[:, None])
 
     def _scaled(self, a, v):
         """u = a / σ2 [V, T, F], σ2² the variance of what LN2 reads"""
@@ -147,7 +147,7 @@ class TMASS(XPool):
         p = self.norm3.weight * P * ((P ** 2).mean(-1, keepdim=True) + self.norm3.eps).rsqrt() + self.norm3.bias
         c = (normalised(t.sentence) @ v.frames.flatten(0, 1).T).view(len(t), *v.mask.shape).transpose(0, 1)
         rho, eps, e = self.radii(c), self.noise(), t.sentence
-        dot = torch.einsum('td,vtd->vt', e, p)[..., None] + (rho * p) @ eps.T        # <e + ε ρ, p> [V, T, trials]
+        dot = torch.einsum('td,vtd->vt', e, p)[..., None] + (rho * p) @ eps.T     # <e + ε ρ, p> [V, T, k]
         size2 = (e ** 2).sum(-1)[:, None] + 2 * ((rho * e) @ eps.T) + rho ** 2 @ (eps ** 2).T
         best = (dot * size2.clamp_min(1e-12).rsqrt()).amax(-1)
         return (best / p.norm(dim=-1).clamp_min(1e-12)).T

@@ -25,7 +25,7 @@ class XCLIP(Head):
     def has_size(self, what):
         return True
 
-    def keep_texts(self, sentence, words, mask):
+    def keep_texts(self, sentence, words, mask):  # mapped and unmapped: r and q read the latter
         e, w = normalised(sentence), normalised(words)
         return Kept(unit=e, words=w, mapped=e @ self.sentence_map, mapped_words=w @ self.word_map, word_mask=self.seen(mask))
 
@@ -62,7 +62,7 @@ class XCLIP(Head):
 def weighed(x, mask, matrix):
     """sum_i (softmax(x / 0.01)^T A)_i x_i along the last axis, of which `mask` counts."""
     n = x.shape[-1]
-    return (masked_softmax(x / 0.01, mask.expand_as(x)) @ matrix[:n, :n] * x).sum(-1)
+    return (masked_softmax(x / 0.01, mask) @ matrix[:n, :n] * x).sum(-1)
 
 
 class DRL(Head):
