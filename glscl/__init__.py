@@ -1,4 +1,5 @@
 """GLSCL (Text-Video Retrieval with Global-Local Semantic Consistent Learning, arXiv 2405.12710), taken apart."""
+from . import heads
 from .config import Config, load_config
 from .interaction import global_similarity, local_similarity
 from .metrics import retrieval_metrics

@@ -1,84 +1,96 @@
-"""What retrieval costs: multiply-adds as closed forms, seconds measured, bytes kept.
+"""What retrieval costs: multiply-adds as closed forms, beside the published ones; seconds measured; bytes kept.
+
+    python -m glscl.efficiency
 
 One multiply-add is one term of a matrix product or of a weighted sum. Softmax, norms, masks and sorting do not count,
-nor does CLIP. "Per pair" means: after everything that depends on the text alone or the video alone has been done
-once. Sizes T V F L D Q as everywhere; DiCoSA splits D into C = 8 concepts, LAFF has 8 spaces, T-MASS 20 trials."""
+nor does CLIP. The closed forms stand beside the heads they describe (`heads.HEADS[method].cost`)."""
 import json
 import statistics
 import time
 
 import pandas as pd
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .config import data_path
-from .encoders import normalised
-from .interaction import frame_weights
+from .heads import HEADS
+from .heads.frames import concept_cost, global_direct  # noqa: F401  (part of this module's names)
 
-# Multiply-adds a pair, the result unchanged: method -> f(F, L, D, Q).
-PER_PAIR = {
-    'CLIP4Clip': lambda F, L, D, Q: D,
-    'CenterCLIP': lambda F, L, D, Q: D,
-    'CLIP-ViP': lambda F, L, D, Q: D,
-    'Prompt Switch': lambda F, L, D, Q: D,
-    'LAFF': lambda F, L, D, Q: 8 * D,
-    'TS2-Net': lambda F, L, D, Q: F * D + F,
-    'GLSCL': lambda F, L, D, Q: 2 * F * D + D + Q * D,
-    'DiCoSA': lambda F, L, D, Q: 2 * F * D + 4 * F * D + 4 * D + D + 8,
-    'DRL': lambda F, L, D, Q: L * F * D + L + F,
-    'X-CLIP': lambda F, L, D, Q: (L * F * D + L * D + F * D + D + 2 * L * L + 2 * F * F + F * L * L + L * F * F
-                                  + 2 * (L * F + L + F)),
-    'X-Pool': lambda F, L, D, Q: 2 * F * D + D * D + D,
-    'T-MASS': lambda F, L, D, Q: 4 * F * D + D * D + 3 * 20 * D + D,
+# What gives the published figure, found by trying: method -> (multiply-adds a pair, the formula, what it leaves out or adds).
+EXPLAINED = {
+    'CLIP4Clip': (lambda F, L, D, Q: D, 'D', 'exact; leaves out the temporal transformer behind the R@1 beside it'),
+    'CLIP-ViP': (lambda F, L, D, Q: D, 'D', 'exact'),
+    'CenterCLIP': (lambda F, L, D, Q: 3 * D, '3 D', 'three segment vectors a video; its code pools them into one'),
+    'TS2-Net': (lambda F, L, D, Q: F * D, 'F D', 'exact; leaves out the weighted sum'),
+    'X-Pool': (lambda F, L, D, Q: D * D + 2 * F * D + D + F, 'D² + 2 F D + D + F',
+               'one D x D product a pair; its code runs two, the Gram form none'),
+    'X-CLIP': (lambda F, L, D, Q: L * F * D + L * D + F * D + D + L * L + F * F + L + F,
+               'L F D + L D + F D + D + (L² + F² + L + F)',
+               'the first four terms give 219.6; the rest is not uniquely explained'),
+    'GLSCL': (lambda F, L, D, Q: D + Q * (D // 8), 'D + Q D/8',
+              'queries of D/8, which its code does not have; leaves out the frame attention, 2 F D'),
+    'DiCoSA': (lambda F, L, D, Q: D, 'D', 'the concept cosines; leaves out frame attention and the weight network'),
+    'Prompt Switch': (None, '–', 'cannot be explained: its video vector does not depend on the text, so D would do'),
 }
-# The same scores without a pooled vector for each pair (exact; see `interaction.global_similarity`).
-PER_PAIR_GRAM = {
-    'GLSCL': lambda F, L, D, Q: F * D + F * F + F + Q * D,
-    'DiCoSA': lambda F, L, D, Q: F * D + 4 * F * D + 4 * D + 8 * F + 8 * F * F + 8,
-    'X-Pool': lambda F, L, D, Q: 2 * F * D + F * F + 2 * (F + 1) ** 2 + 3 * (F + 1),
-    'T-MASS': lambda F, L, D, Q: 4 * F * D + F * F + 60 * D + D,
-}
-# Bytes that must be kept of a video, in float32.
-BYTES = {
-    'CLIP4Clip': lambda F, D, Q: 4 * D,
-    'LAFF': lambda F, D, Q: 32 * D,
-    'TS2-Net': lambda F, D, Q: 4 * F * D + F,
-    'X-CLIP': lambda F, D, Q: 4 * (F + 1) * D,
-    'GLSCL': lambda F, D, Q: 4 * (F + Q) * D + 4 * F * F + F,
-    'X-Pool': lambda F, D, Q: 8 * F * D,
-    'T-MASS': lambda F, D, Q: 12 * F * D,
-}
+
+
+def head_of(method):
+    """The class of a method; the published table's CLIP4Clip is seqTransf by its recall."""
+    name = 'CLIP4Clip seqTransf' if method == 'CLIP4Clip' else method
+    if name not in HEADS:
+        raise ValueError(f'unknown method {method!r}: one of {", ".join(HEADS)}')
+    return HEADS[name]
 
 
 def pair_cost(method, F=12, L=32, D=512, Q=8, gram=False):
     """Multiply-adds for one text and one video; gram=True: in Gram form where the method has one."""
-    form = PER_PAIR_GRAM.get(method, PER_PAIR[method]) if gram else PER_PAIR[method]
-    return form(F, L, D, Q)
+    cost = head_of(method).cost(F=F, L=L, D=D, Q=Q)
+    return cost.gram if gram else cost.pair
 
 
-def concept_cost(tokens, D=512, Q=8, layers=3, hidden=2048):
-    """The query decoder for one item of so many tokens: self-attention, cross-attention, feed-forward."""
-    attend_self = 4 * Q * D * D + 2 * Q * Q * D
-    attend_tokens = 2 * Q * D * D + 2 * tokens * D * D + 2 * Q * tokens * D
-    return layers * (attend_self + attend_tokens + 2 * Q * D * hidden)
+# Bytes that must be kept of a video, in float32: method -> f(F, D, Q).
+BYTES = {method: lambda F, D, Q, method=method: head_of(method).cost(F=F, D=D, Q=Q).video_bytes
+         for method in ('CLIP4Clip', 'LAFF', 'TS2-Net', 'X-CLIP', 'DRL', 'GLSCL', 'X-Pool', 'T-MASS', 'DiCoSA')}
 
 
 def released_cost(T, V, F=12, L=32, D=512, Q=8, block=16):
-    """The released evaluation loop, by part: it decodes the queries again for every block of block x block pairs."""
-    text_blocks, video_blocks = -(-T // block), -(-V // block)
+    """GLSCL's released evaluation loop, by part: it decodes the queries again for every block of block x block pairs."""
+    cost, text_blocks, video_blocks = HEADS['GLSCL'].cost(F=F, L=L, D=D, Q=Q), -(-T // block), -(-V // block)
     decoder = T * video_blocks * concept_cost(L, D, Q) + V * text_blocks * concept_cost(F, D, Q)
-    return {'query decoder': decoder, 'unused MLP': T * V * (2 * D * 4 * D + 4 * D),
-            'scores': T * V * pair_cost('GLSCL', F, L, D, Q)}
+    return {'query decoder': decoder, 'unused MLP': T * V * (cost.coded - cost.pair), 'scores': T * V * cost.pair}
 
 
-def table(T=1000, V=1000, **sizes):
-    """Multiply-adds of scoring T texts against V videos, in G: counted here, beside the published column."""
+def table(T=1000, V=1000, F=12, L=32, D=512, Q=8):
+    """Multiply-adds of scoring T texts against V videos, in G: counted here, beside the published column.
+
+    "as released": what the method's code executes for the pairs, and what its evaluation does again in each block;
+    "once per item": before any pair, in brackets what the Gram form adds. Not CLIP."""
+    theirs, rows, pairs = published().drop_duplicates('method').set_index('method')['FLOPs (G)'], [], T * V
+    for name, head in HEADS.items():
+        cost, row = head.cost(T=T, V=V, F=F, L=L, D=D, Q=Q), {'method': name}
+        row['counted, a pair'], row['counted, G'] = f'{cost.pair:,}', giga(pairs * cost.pair)
+        row['in Gram form, G'] = giga(pairs * cost.gram) if cost.gram != cost.pair else '='
+        row['as released, G'] = giga(pairs * cost.coded) + (f' + {giga(cost.repeated)}' if cost.repeated else '')
+        extra = T * cost.gram_text + V * cost.gram_video
+        row['once per item, G'] = giga(T * cost.text + V * cost.video) + (f' (+ {giga(extra)})' if extra else '')
+        published_as = 'CLIP4Clip' if name in ('CLIP4Clip meanP', 'CLIP4Clip seqTransf') else name
+        row['published, G'] = f'{theirs[published_as]:g}' if published_as in theirs else '–'
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def giga(amount):
+    """In units of 10^9, with the digits that tell."""
+    return f'{amount / 1e9:,.0f}' if amount >= 1e12 else f'{amount / 1e9:.3g}' if amount < 1e9 else f'{amount / 1e9:.1f}'
+
+
+def explained(T=1000, V=1000, F=12, L=32, D=512, Q=8):
+    """The published column and the formula that gives it, as far as one was found: a DataFrame."""
     theirs, rows = published().drop_duplicates('method').set_index('method')['FLOPs (G)'], []
-    for method in PER_PAIR:
-        direct, gram = pair_cost(method, **sizes), pair_cost(method, **sizes, gram=True)
-        rows.append({'method': method, 'counted, a pair': f'{direct:,}', 'counted, G': f'{T * V * direct / 1e9:.1f}',
-                     'in Gram form, G': f'{T * V * gram / 1e9:.1f}' if gram != direct else '=',
-                     'published, G': f'{theirs[method]:g}' if method in theirs else '–'})
+    for method, (form, formula, remark) in EXPLAINED.items():
+        rows.append({'method': method, 'published, G': f'{theirs[method]:g}', 'formula, a pair': formula,
+                     'gives, G': f'{T * V * form(F, L, D, Q) / 1e9:.3f}' if form else '–', 'remark': remark})
     return pd.DataFrame(rows)
 
 
@@ -95,18 +107,11 @@ def stored_runs():
         return []
 
 
-def global_direct(sentence, frames, mask, temperature=3.0, chunk=50):
-    """S_g term by term, a pooled vector p[t,v] for each pair: [T, V]; for comparison with the Gram form."""
-    e, columns = normalised(sentence), []
-    for y, m in zip(frames.split(chunk), mask.split(chunk)):
-        p = torch.einsum('tvf,vfd->tvd', frame_weights(sentence, y, m, temperature), y)
-        columns.append(torch.einsum('td,tvd->tv', e, normalised(p)))
-    return torch.cat(columns, 1)
-
-
 def counted(fn, *args, **kwargs):
-    """Multiply-adds in the matrix products that really run: torch's own count, which takes two operations for each."""
-    with FlopCounterMode(display=False) as counter:
+    """Multiply-adds in the matrix products that really run: torch's own count, which takes two operations for each.
+
+    Attention runs as plain products meanwhile: the counter does not know the fused kernel of the CPU."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         fn(*args, **kwargs)
     return counter.get_total_flops() // 2
 
@@ -121,3 +126,18 @@ def measure(fn, repeats=5, warmup=1):
             torch.accelerator.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[warmup:]), min(seconds[warmup:]), max(seconds[warmup:])
+
+
+def main():
+    T, V, F, L, D, Q = sizes = 1000, 1000, 12, 32, 512, 8
+    print(f'{T} texts x {V} videos, F = {F}, L = {L}, D = {D}, Q = {Q}; G multiply-adds\n')
+    with pd.option_context('display.width', 200, 'display.max_columns', None, 'display.max_colwidth', None):
+        print(table(*sizes).to_string(index=False), explained(*sizes).to_string(index=False, justify='left'), sep='\n\n')
+    xclip, half = pair_cost('X-CLIP'), Q * (D - D // 8)  # what queries of D/8 would save
+    print(f'\nX-CLIP : GLSCL, published 220.9 : 1.0 = 221; counted by one rule {xclip / pair_cost("GLSCL"):.1f}, with GLSCL in '
+          f'Gram form {xclip / pair_cost("GLSCL", gram=True):.1f}\n(with queries of D/8, which its code does not have: '
+          f'{xclip / (pair_cost("GLSCL") - half):.1f} and {xclip / (pair_cost("GLSCL", gram=True) - half):.1f})')
+
+
+if __name__ == '__main__':
+    main()

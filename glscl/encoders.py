@@ -1,4 +1,4 @@
-"""CLIP by open_clip, token by token (SPEC 1), its tokenizer, and the temporal transformer over frames."""
+"""CLIP by open_clip, token by token, its tokenizer, and the temporal transformer over frames (notebooks/02_model, sections 1 and 2)."""
 import json
 import warnings
 from functools import lru_cache, partial
@@ -126,7 +126,7 @@ def _blocks(blocks, x, mask, recompute=False):
 
 
 class TemporalTransformer(nn.Module):
-    """y = x + Blocks(x + E[0:F]) with padded frames masked as keys (SPEC 1, `seqTransf`).
+    """y = x + Blocks(x + E[0:F]) with padded frames masked as keys (`seqTransf` of the released code).
 
     E and the blocks start as copies of CLIP's text positions and first text blocks; blocks beyond CLIP's, where it has fewer,
     start as the released code draws them: N(0, 0.02^2), biases 0."""

@@ -1,4 +1,6 @@
-"""The two interaction modules: global (a function, it has no parameters; SPEC 2) and local (shared queries; SPEC 3)."""
+"""The paper's two interaction modules: global (a function, it has no parameters) and local (shared queries).
+
+Derived and worked out by hand in notebooks/02_model, sections 3 and 4."""
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,4 +1,4 @@
-"""The three losses of GLSCL (SPEC 4): contrastive, inter-consistency, intra-diversity."""
+"""The paper's three losses: contrastive, inter-consistency (ICL), intra-diversity (IDL); by hand in notebooks/03_losses."""
 import torch
 import torch.nn.functional as F
 

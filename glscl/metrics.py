@@ -1,4 +1,4 @@
-"""Ranks, recalls and their intervals; QB-Norm and dual softmax (SPEC 6)."""
+"""Ranks, recalls and their intervals; QB-Norm and dual softmax. Worked out by hand in notebooks/05_evaluation."""
 import numpy as np
 import torch
 

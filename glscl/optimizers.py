@@ -1,4 +1,4 @@
-"""The released code's optimizer and schedule (SPEC 5 and 8); the default ones are torch's AdamW and `training.warmup_cosine`."""
+"""The released code's optimizer and schedule (notebooks/03_losses, section 6); the default ones are torch's AdamW and `training.warmup_cosine`."""
 import math
 
 import torch

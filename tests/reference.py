@@ -174,3 +174,138 @@ def bert_adam(start, gradients, rates, weight_decay, b1=0.9, b2=0.98, eps=1e-6, 
             p[i] = p[i] - lr * (m[i] / (math.sqrt(v[i]) + eps) + weight_decay * p[i])
         path.append(list(p))
     return path
+
+
+# ---- the rivals' heads: one text and one video at a time; `seen` tokens count, as each head's mask says
+
+def unit(x):
+    size = math.sqrt(dot(x, x))
+    return [float(a) / size if size else 0.0 for a in x]
+
+
+def softmax(x, seen=None):
+    seen = [True] * len(x) if seen is None else seen
+    top = max([float(a) for a, s in zip(x, seen) if s], default=0.0)
+    terms = [math.exp(float(a) - top) if s else 0.0 for a, s in zip(x, seen)]
+    return [a / (sum(terms) or 1.0) for a in terms]
+
+
+def linear(layer, x):
+    """W x + b for a layer with .weight and .bias"""
+    bias = [0.0] * len(layer.weight) if layer.bias is None else layer.bias
+    return [dot(row, x) + float(b) for row, b in zip(layer.weight, bias)]
+
+
+def layer_norm(layer, x):
+    mean = sum(x) / len(x)
+    var = sum((a - mean) ** 2 for a in x) / len(x)
+    return [(a - mean) / math.sqrt(var + layer.eps) * float(g) + float(b) for a, g, b in zip(x, layer.weight, layer.bias)]
+
+
+def floats(x):
+    return [float(a) for a in x]
+
+
+def mixed(weights, vectors):
+    """sum_i w_i x_i"""
+    return [sum(w * float(x[d]) for w, x in zip(weights, vectors)) for d in range(len(vectors[0]))]
+
+
+def perceptron(layers, x):
+    """Linear, ReLU, Linear to one number"""
+    return linear(layers[2], [max(0.0, a) for a in linear(layers[0], x)])[0]
+
+
+def xclip(head, e, w, x, y, mask, seen_words, seen_frames):
+    e, w, x = unit(e), [unit(a) for a in w], [unit(a) for a in x]
+    u = unit(mixed([1.0 / sum(mask) if m else 0.0 for m in mask], [unit(a) for a in y]))
+
+    def weighed(values, seen, A):
+        a = softmax([v / 0.01 for v in values], seen)
+        return sum(sum(a[k] * float(A[k][i]) for k in range(len(a))) * values[i] for i in range(len(a)))
+
+    def mapped(a, W, b):
+        return sum(a[i] * float(W[i][j]) * b[j] for i in range(len(a)) for j in range(len(b)))
+
+    w = [a if s else [0.0] * len(a) for a, s in zip(w, seen_words)]
+    x = [a if s else [0.0] * len(a) for a, s in zip(x, seen_frames)]
+    G = [[mapped(a, head.word_map, b) for b in x] for a in w]
+    alpha = [weighed([G[l][f] for l in range(len(w))], seen_words, head.words_of_frame) for f in range(len(x))]
+    gamma = [weighed(G[l], seen_frames, head.frames_of_word) for l in range(len(w))]
+    return (mapped(e, head.sentence_map, u) + weighed([dot(a, u) for a in w], seen_words, head.words_of_video)
+            + weighed([dot(e, b) for b in x], seen_frames, head.frames_of_sentence)
+            + (weighed(alpha, seen_frames, head.frames_last) + weighed(gamma, seen_words, head.words_last)) / 2) / 4
+
+
+def drl(head, e, w, y, word_mask, mask, pad):
+    G = [[dot(unit(a), unit(b)) if m and n else pad for b, n in zip(y, mask)] for a, m in zip(w, word_mask)]
+    omega = softmax([perceptron(head.weigh_words, a) for a in w], word_mask)
+    nu = softmax([perceptron(head.weigh_frames, b) for b in y], mask)
+    return (sum(o * max(row) for o, row in zip(omega, G)) + sum(n * max(col) for n, col in zip(nu, zip(*G)))) / 2
+
+
+def ts2net(e, y, mask):
+    q = [dot(unit(e), unit(a)) for a in y]
+    n = unit([a * float(m) for a, m in zip(q, mask)])
+    return sum(a * b for a, b in zip(softmax([4 * x for x in n], mask), q))
+
+
+def dicosa(head, e, y, mask, seen):
+    a = [w * float(m) for w, m in zip(softmax([dot(e, b) / head.temperature for b in y], seen), mask)]
+    p, d, score = mixed(a, y), len(e) // head.concepts, 0.0
+    for c in range(head.concepts):
+        t, v = floats(e[c * d:c * d + d]), p[c * d:c * d + d]
+        score += perceptron(head.weigh, t + v) * cosine(t, v)
+    return score
+
+
+def xpool_vector(head, e, x, seen):
+    query = linear(head.query, layer_norm(head.norm1, floats(e)))
+    inner = [layer_norm(head.norm1, floats(a)) for a in x]
+    a = softmax([dot(linear(head.key, b), query) / math.sqrt(len(e)) for b in inner], seen)
+    o = layer_norm(head.norm2, linear(head.out, mixed(a, [linear(head.value, b) for b in inner])))
+    return layer_norm(head.norm3, [b + c for b, c in zip(o, linear(head.map, o))])
+
+
+def tmass(head, e, x, seen, noise):
+    p = xpool_vector(head, e, x, seen)
+    c = [dot(unit(e), unit(a)) if s else 0.0 for a, s in zip(x, seen)]
+    rho = [math.exp(a) for a in linear(head.radius, c)]
+    return max(cosine([float(a) + float(n) * r for a, n, r in zip(e, row, rho)], p) for row in noise)
+
+
+def teachclip(head, e, y, seen):
+    a = softmax([perceptron(head.importance, b) / 0.1 for b in y], seen)
+    return cosine(e, mixed(a, [unit(b) for b in y]))
+
+
+def laff_spaces(fusion, clip, features):
+    """The fused vector of each space; `features` beside CLIP's. Batch norm by its running statistics."""
+    norm, H, D = fusion.clip_norm, len(fusion.attend), len(clip)
+    z = [[(float(clip[i % D]) - float(norm.running_mean[i])) / math.sqrt(float(norm.running_var[i]) + norm.eps)
+          * float(norm.weight[i]) + float(norm.bias[i]) for i in range(H * D)]]
+    z += [[math.tanh(a) for a in linear(layer[0], x)] for layer, x in zip(fusion.others, features)]
+    parts = [[row[h * D:h * D + D] for row in z] for h in range(H)]
+    return [mixed(softmax([linear(fusion.attend[h], row)[0] for row in parts[h]]), parts[h]) for h in range(H)]
+
+
+def cross_transformer(head, e, x, mask):
+    z = [[float(a) + float(p) for a, p in zip(row, position)] for row, position in zip([e, *x], head.positions)]
+    seen, D = [True, *mask], len(e)
+    for block in head.blocks:
+        inner, heads = [layer_norm(block.ln_1, a) for a in z], block.attn.num_heads
+        W, b = block.attn.in_proj_weight, block.attn.in_proj_bias
+        q, k, v = ([[dot(row, a) + float(c) for row, c in zip(W[i:i + D], b[i:i + D])] for a in inner] for i in (0, D, 2 * D))
+        out, d = [], D // heads
+        for i in range(len(z)):
+            read = []
+            for h in range(0, D, d):
+                a = softmax([dot(q[i][h:h + d], k[j][h:h + d]) / math.sqrt(d) for j in range(len(z))], seen)
+                read += mixed(a, [v[j][h:h + d] for j in range(len(z))])
+            out.append(linear(block.attn.out_proj, read))
+        z = [[a + c for a, c in zip(*rows)] for rows in zip(z, out)]
+        hidden = [linear(block.mlp.c_fc, layer_norm(block.ln_2, a)) for a in z]
+        z = [[a + c for a, c in zip(row, linear(block.mlp.c_proj, [x / (1 + math.exp(-1.702 * x)) for x in h]))]
+             for row, h in zip(z, hidden)]
+    dense = linear(head.pooler[1], layer_norm(head.pooler[0], z[0]))
+    return linear(head.pooler[3], [x / (1 + math.exp(-1.702 * x)) for x in dense])[0]
