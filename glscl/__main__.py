@@ -3,7 +3,7 @@ import importlib
 import sys
 
 COMMANDS = {'walkthrough': 'run the six notebooks in order', 'train': 'train a recipe', 'compare': 'compare the methods over seeds',
-            'pretrain': 'train the small CLIP again'}
+            'pretrain': 'train the small CLIP again', 'check': 'what a recipe needs, and what of it is missing'}
 MODULES = {'train': 'training', 'compare': 'comparison', 'pretrain': 'pretraining'}
 
 
