@@ -66,7 +66,7 @@ def videos(config, data_dir):
             names = ', '.join(lost[:3]) + (' …' if len(lost) > 3 else '')
             lines.append(f'{split}: {len(lost):,} MISSING: {names}')
             remedies.append(f'{split}: put the {len(lost):,} missing videos ({names}) anywhere below {data_dir}'
-                            + ('' if len(lost) == len(ids) else '; training can go on without, but numbers are then not comparable'))
+                            + ('' if len(lost) == len(ids) else '; training can go on without, with other numbers'))
     return lines, remedies, every
 
 
@@ -96,7 +96,8 @@ def _on_disk(name, tag):
     if cfg.get('url'):
         places.append(Path.home() / '.cache' / 'clip' / os.path.basename(cfg['url']))
     if cfg.get('hf_hub'):
-        kept = [huggingface_hub.try_to_load_from_cache(cfg['hf_hub'].rstrip('/'), file) for file in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)]
+        kept = [huggingface_hub.try_to_load_from_cache(cfg['hf_hub'].rstrip('/'), file)
+                for file in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)]
         places += [Path(place) for place in kept if isinstance(place, str)]
     return next((place for place in places if place.is_file()), None)
 
@@ -132,8 +133,10 @@ def disk(config, count):
     place = cache_dir()
     there = next((p for p in (place, *place.parents) if p.exists()), Path.cwd())
     need, free = frame_bytes(config, count) / 1e9, shutil.disk_usage(there).free / 1e9
-    line = f'frame cache in {place}: {need:.1f} GB at most ({count:,} videos x {config.max_frames} frames, estimate), {free:.1f} GB free'
-    return [line], [] if need < free else [f'point the variable GLSCL_CACHE to a disk with {need:.0f} GB, or set cache_frames: false']
+    line = (f'frame cache in {place}: {need:.1f} GB at most ({count:,} videos x {config.max_frames} frames, estimate), '
+            f'{free:.1f} GB free')
+    return [line], [] if need < free else [
+        f'point the variable GLSCL_CACHE to a disk with {need:.0f} GB, or set cache_frames: false']
 
 
 def training_bytes(config):
@@ -143,13 +146,14 @@ def training_bytes(config):
     16 = float32 weight, gradient and Adam's two moments. Nothing is kept for a frozen CLIP."""
     cfg = SMALL if config.clip == 'small' else open_clip.get_model_config(config.clip)
     vision, text, D = cfg['vision_cfg'], cfg['text_cfg'], cfg['embed_dim']
-    patches = 1 + (vision['image_size'] // vision['patch_size']) ** 2
-    kept = 0
-    for tokens, tower in ((config.batch_size * config.max_frames * patches, vision), (config.batch_size * config.max_words, text)):
+    patches, kept = 1 + (vision['image_size'] // vision['patch_size']) ** 2, 0
+    for tokens, tower in ((config.max_frames * patches, vision), (config.max_words, text)):
         blocks = tower['layers'] * 2 + BYTES_A_TOKEN if config.grad_checkpointing else tower['layers'] * BYTES_A_TOKEN
-        kept += 0 if config.freeze_clip else tokens * tower['width'] * blocks
-    clip = sum(12 * tower['layers'] * tower['width'] ** 2 for tower in (vision, text)) + text.get('vocab_size', 49408) * text['width']
-    head = (config.temporal == 'transformer') * config.temporal_layers * 12 * D ** 2 + config.decoder_layers * (8 * D ** 2 + 2 * D * 2048)
+        kept += 0 if config.freeze_clip else config.batch_size * tokens * tower['width'] * blocks
+    clip = sum(12 * tower['layers'] * tower['width'] ** 2 for tower in (vision, text))
+    clip += text.get('vocab_size', 0) * text['width']
+    head = config.decoder_layers * (8 * D ** 2 + 2 * D * 2048)
+    head += config.temporal_layers * 12 * D ** 2 if config.temporal == 'transformer' else 0
     return kept + head * 16 + clip * (4 if config.freeze_clip else 16)
 
 
@@ -185,7 +189,8 @@ def check(config, data_dir=None, decode=False, say=print):
     section('CLIP', *weights(config))
     section('disk', *disk(config, len(every)))
     section('memory', *memory(config))
-    say('\nNothing is missing.' if not remedies else '\nTo do:\n' + '\n'.join(f'- {remedy}' for remedy in dict.fromkeys(remedies)))
+    remedies = list(dict.fromkeys(remedies))
+    say('\nTo do:\n' + '\n'.join(f'- {remedy}' for remedy in remedies) if remedies else '\nNothing is missing.')
     return remedies
 
 

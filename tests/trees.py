@@ -59,8 +59,8 @@ def msrvtt(root, splits):
     _csv(root / 'MSRVTT_train.9k.csv', [['video_id'], *([i] for i in of if of[i] != 'test')])
     tests = [[f'ret{k}', f'msr{n}', f'video{n}', say(n)] for k, n in enumerate(splits['test'])]
     _csv(root / 'MSRVTT_JSFUSION_test.csv', [['key', 'vid_key', 'video_id', 'sentence'], *tests])
-    videos = [dict(category=n % 20, url='https://example.org/watch', video_id=i, id=n, split=split, **{'start time': 1.5, 'end time': 4.5})
-              for n, (i, split) in enumerate(of.items())]
+    videos = [{'category': n % 20, 'url': 'https://example.org/watch', 'video_id': i, 'start time': 1.5, 'end time': 4.5,
+               'split': split, 'id': n} for n, (i, split) in enumerate(of.items())]
     mixed = list(of)[1::2] + list(of)[::2]  # sentences do not come in the order of the videos
     sentences = [dict(caption=say(int(i[5:]), k), video_id=i) for i in mixed for k in range(CAPTIONS['msrvtt'])]
     _json(root / 'MSRVTT_data.json', dict(info={'version': '1.0'}, videos=videos,
@@ -106,7 +106,8 @@ def activitynet(root, splits):
         _json(root / f'{ids}.json', [name(n) for n in ns] + [name(9000 + len(ns))])  # the last has no captions: some have none
         _json(root / f'{data}.json', {name(n): dict(duration=2 + n % 3 - 0.3, timestamps=[[0, 1], [1, 1.6]],
                                                     sentences=[say(n) + '.', f' {say(n, 1)}.']) for n in reversed(ns)})
-    return {n: f'videos/{name(n) if n % 2 else name(n)[2:]}.{"mkv" if n % 3 == 2 else "mp4"}' for ns in splits.values() for n in ns}
+    every = [n for ns in splits.values() for n in ns]
+    return {n: f'videos/{name(n) if n % 2 else name(n)[2:]}.{"mkv" if n % 3 == 2 else "mp4"}' for n in every}
 
 
 def own(root, splits):

@@ -43,14 +43,15 @@ def load_table(dataset, split, data_dir, select_on='val', require_videos=True):
         if dataset != 'own':
             paths = find_videos(dataset, [row['video_id'] for row in rows], data_dir)
         rows, paths = _with_videos(rows, paths, split, data_dir)
-    columns = {name: pd.Series([row[name] for row in rows], dtype=object) for name in ('video_id', 'caption', 'start', 'end')}
-    return pd.DataFrame({**columns, 'path': pd.Series(paths, dtype=object)})[['video_id', 'path', 'caption', 'start', 'end']]
+    table = [(row['video_id'], path, row['caption'], row['start'], row['end']) for row, path in zip(rows, paths)]
+    return pd.DataFrame(table, columns=['video_id', 'path', 'caption', 'start', 'end'], dtype=object)  # object: None stays None
 
 
 def find_videos(dataset, video_ids, data_dir):
     """The path of each video, or None: any folder below data_dir, any of mp4, webm, avi, mkv, mov.
 
-    ActivityNet: v_ID.mp4 (GLSCL) or ID.mp4 (CLIP4Clip). DiDeMo, for the id X.mov: X.mov (CLIP4Clip), X.mov.mp4 (GLSCL) or X.mp4."""
+    ActivityNet: v_ID.mp4 (GLSCL) or ID.mp4 (CLIP4Clip). DiDeMo, for the id X.mov: X.mov (CLIP4Clip), X.mov.mp4 (GLSCL),
+    or X.mp4."""
     names, stems = index_videos(data_dir)
 
     def path_of(video_id):
@@ -80,7 +81,8 @@ def _with_videos(rows, paths, split, data_dir):
     count = len({row['video_id'] for row in rows})
     if len(lost) == count:
         raise FileNotFoundError(f'{data_dir}: none of the {count} videos of the split "{split}" is there, such as {lost[0]!r}. '
-                                f'Put them anywhere below data_dir, named by their id (data/README.md); `glscl check` lists what is missing')
+                                f'Put them anywhere below data_dir, named by their id (data/README.md); `glscl check` lists '
+                                f'what is missing')
     if lost:
         warnings.warn(f'{data_dir}: {len(lost)} of {count} videos of the split "{split}" are missing and left out '
                       f'({", ".join(lost[:3])}{" …" if len(lost) > 3 else ""})', stacklevel=3)

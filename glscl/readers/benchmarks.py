@@ -33,7 +33,7 @@ def hold_out(rows, split):
     the same whichever files are missing."""
     ids = sorted({row['video_id'] for row in rows}, key=lambda i: hashlib.sha256(i.encode()).hexdigest())
     if len(ids) == 1:
-        raise ValueError(f'{rows[0]["where"]}: one training video leaves none to hold out for validation; set select_on to "test"')
+        raise ValueError(f'{rows[0]["where"]}: one training video leaves none for validation; set select_on to "test"')
     held = set(ids[:min(HELD_OUT, max(1, len(ids) // 10))])
     if split == 'train':
         return [row for row in rows if row['video_id'] not in held]

@@ -15,12 +15,12 @@ def folder_of(data_dir):
         raise ValueError('this data set needs data_dir, the folder with its annotation files and videos (layout: data/README.md)')
     folder = Path(data_dir).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(f'{folder}: no such folder. data_dir is the folder with annotation files and videos (data/README.md)')
+        raise FileNotFoundError(f'{folder}: no such folder. data_dir holds the annotations and the videos (data/README.md)')
     return folder
 
 
 def walk(root, depth=None):
-    """(folder, file names) below root, sorted, at most `depth` levels down. Links are followed, but no folder is entered twice."""
+    """(folder, file names) below root, sorted, at most `depth` levels down. Links are followed; no folder is entered twice."""
     root, seen = Path(root), set()
     for here, folders, names in os.walk(root, followlinks=True):
         seen_before, real = len(seen), os.path.realpath(here)
@@ -51,7 +51,7 @@ def find(data_dir, names, name):
 
 
 def index_videos(data_dir):
-    """({file name: path}, {name without its video extension: path}) of all files below data_dir; the first of two alike counts."""
+    """({file name: path}, {name without its video extension: path}) of all files below data_dir; of two alike the first."""
     names, stems = {}, {}
     for here, have in walk(folder_of(data_dir)):
         for name in have:
@@ -78,32 +78,44 @@ def read_text(path):
 def read_json(path, text=None, row=None):
     """The content of a JSON file, or of one `row` of it (its `text`)."""
     text = read_text(path) if text is None else text
+
+    def unique(pairs):
+        """json alone would keep the last of two entries with one key, such as a video id."""
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            key = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
+            quoted = json.dumps(key)
+            raise json.JSONDecodeError(f'{quoted} is listed twice', text, text.find(quoted, text.find(quoted) + 1))
+        return row
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
-        line = row or getattr(error, 'lineno', 1)
-        raise ValueError(f'{path}, row {line}, column {getattr(error, "colno", 1)}: broken JSON ({getattr(error, "msg", error)}); '
+        line, column = row or getattr(error, 'lineno', 1), getattr(error, 'colno', 1)
+        raise ValueError(f'{path}, row {line}, column {column}: broken JSON ({getattr(error, "msg", error)}); '
                          f'download it again, or mend this line') from None
 
 
 def read_csv(path, columns):
     """[(where, {column: text})] of a comma-separated file with a header that holds at least `columns`."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=''), strict=True)
-    lacking = [c for c in columns if c not in (reader.fieldnames or ())]
-    if lacking:
-        raise ValueError(f'{path}, row 1: the column {lacking[0]!r} is missing; it has {", ".join(reader.fieldnames or ()) or "none"}')
-    rows = []
+    reader, rows = csv.DictReader(io.StringIO(read_text(path), newline=''), strict=True), []
     try:
+        have = reader.fieldnames or []
+        for column in columns:
+            if column not in have:
+                raise ValueError(f'{path}, row 1: the column {column!r} is missing; it has {", ".join(have) or "none"}')
         for row in reader:
-            where, wide = f'{path}, row {reader.line_num}', len(reader.fieldnames)
+            where = f'{path}, row {reader.line_num}'
             if None in row:
-                raise ValueError(f'{where}: {wide + len(row[None])} fields, the header has {wide}; put quotes around text with a comma')
-            short = [c for c in reader.fieldnames if row[c] is None]
+                raise ValueError(f'{where}: {len(have) + len(row[None])} fields, the header has {len(have)}; '
+                                 f'put quotes around text with a comma')
+            short = [column for column in have if row[column] is None]
             if short:
-                raise ValueError(f'{where}, field {short[0]}: missing; the row has {wide - len(short)} fields, the header {wide}')
+                raise ValueError(f'{where}, field {short[0]}: missing; the row has {len(have) - len(short)} fields, '
+                                 f'the header {len(have)}')
             rows.append((where, row))
     except csv.Error as error:
-        raise ValueError(f'{path}, row {reader.line_num}: broken CSV ({error}); look for a quote that is never closed') from None
+        raise ValueError(f'{path}, row {reader.line_num + 1}: broken CSV ({error}); is a quote never closed?') from None
     return rows
 
 
@@ -144,12 +156,13 @@ def checked_ids(rows, any_dot=False):
     seen, first = {}, {}
     for where, video_id in rows:
         if plain_id(video_id, where) in seen:
-            raise ValueError(f'{where}, field video_id: {video_id!r} is listed twice, first in {seen[video_id]}; delete one of them')
+            raise ValueError(f'{where}, field video_id: {video_id!r} is listed twice, first in {seen[video_id]}; delete one')
         seen[video_id] = where
         first.setdefault('.' in video_id if any_dot else video_id.lower().endswith(VIDEOS), (where, video_id))
     if len(first) == 2:
         (where, named), (other, bare) = first[True], first[False]
-        raise ValueError(f'{where}, field video_id: {named!r} has an extension, {bare!r} ({other}) has none; write all ids one way')
+        raise ValueError(f'{where}, field video_id: {named!r} has an extension, {bare!r} ({other}) has none; '
+                         f'write all ids one way')
     return seen
 
 
@@ -161,14 +174,15 @@ def read_list(path, any_dot=False):
 
 # ---- pickle
 
+class _Forbidden(Exception):
+    """A name that a pickle wants imported."""
+
+
 class _Plain(pickle.Unpickler):
     """Builds containers, text and numbers. Whatever would import a name, and so could run code, is refused."""
 
     def find_class(self, module, name):
-        raise PermissionError(f'{module}.{name}')
-
-    def persistent_load(self, pid):
-        raise PermissionError(f'persistent object {pid!r}')
+        raise _Forbidden(f'{module}.{name}')
 
 
 def read_pickle(path):
@@ -176,7 +190,7 @@ def read_pickle(path):
     with open(path, 'rb') as file:
         try:
             return _Plain(file).load()
-        except PermissionError as error:
+        except _Forbidden as error:
             raise ValueError(f'{path}: refused, it asks for {error}. A caption file holds lists, text and numbers only; this one '
                              f'could run code. Get it from its original source.') from None
         except Exception as error:  # a damaged pickle can raise nearly anything

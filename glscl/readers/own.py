@@ -12,7 +12,7 @@ def own(data_dir, split, select_on):
 
     A folder: each video below it once, with an empty caption, as split "test": what searching needs. A .csv or .jsonl file:
     columns `path` (relative to the file, never leaving its folder) and `caption`; optionally `video_id` (else the path),
-    `start`, `end` (seconds) and `split`. Without `split` all rows are "test"; without rows of "val", it is held out of "train"."""
+    `start`, `end` (seconds) and `split`. Without `split` all rows are "test"; without "val", it is held out of "train"."""
     file = Path(data_dir or '').expanduser()
     if not data_dir or not file.is_file():
         return _folder(folder_of(data_dir), split)
@@ -30,7 +30,8 @@ def own(data_dir, split, select_on):
 
 def _folder(folder, split):
     if split != 'test':
-        raise ValueError(f'{folder}: a folder of videos has no captions, so no split "{split}"; give a CSV file with path, caption, split')
+        raise ValueError(f'{folder}: a folder of videos has no captions, so no split "{split}"; '
+                         f'give a CSV file with path, caption, split')
     paths = [here / name for here, names in walk(folder) for name in names if name.lower().endswith(VIDEOS)]
     if not paths:
         raise FileNotFoundError(f'{folder}: no video below it ({", ".join(VIDEOS)})')
