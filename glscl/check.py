@@ -50,7 +50,7 @@ def videos(config, data_dir):
                 table = readers.load_table(config.dataset, split, data_dir, config.select_on, require_videos=False)
         except (OSError, ValueError) as error:
             lines.append(f'{split}: {error}')
-            if config.dataset == 'own' or isinstance(error, ValueError):  # a missing file has been told of already
+            if config.dataset == 'own' or not isinstance(error, FileNotFoundError):  # annotations() tells of a missing file
                 remedies.append(f'{split}: {error}')
             continue
         listed = table.drop_duplicates('video_id')
