@@ -9,11 +9,13 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import data_path
+from .weights import architecture, fill, load_weights
 
 SMALL = dict(embed_dim=128,  # plain GELU: on a CPU it is a third faster to train than QuickGELU
              vision_cfg=dict(image_size=32, patch_size=8, width=128, head_width=64, layers=4),
@@ -62,6 +64,11 @@ class Clip(nn.Module):
             rows[token_ids] = torch.arange(2, len(token_ids) + 2)
         self.register_buffer('rows', rows, persistent=False)
 
+    @property
+    def quick_gelu(self):
+        """Whether the towers use QuickGELU: no weight tells, so a checkpoint keeps it."""
+        return isinstance(self.clip.transformer.resblocks[0].mlp.gelu, QuickGELU)
+
     def encode_frames(self, pixels):
         """pixels [N, 3, H, W] normalised -> x [N, D], not L2-normalised (the class token after post-LN and projection)."""
         return self.clip.visual(pixels)
@@ -84,7 +91,8 @@ class Clip(nn.Module):
         # Padding is masked as a key although the causal mask keeps it from the end token: the released code does so too,
         # and word features at padded positions depend on it.
         allowed = torch.ones(L, L, dtype=torch.bool, device=ids.device).tril() & mask[:, None, :]
-        x = _blocks(clip.transformer.resblocks, x, _additive(allowed, x, float('-inf')))
+        allowed = _additive(allowed, x, float('-inf'))
+        x = _blocks(clip.transformer.resblocks, x, allowed, clip.transformer.grad_checkpointing)
         words = clip.ln_final(x) @ clip.text_projection                              # [T, L, D]
         end = mask.sum(1) - 1                                                        # the end token is the last real one
         return words[torch.arange(len(ids), device=ids.device), end], words
@@ -95,11 +103,14 @@ def _additive(allowed, x, low):
     return torch.zeros(allowed.shape, dtype=x.dtype, device=x.device).masked_fill(~allowed, low)
 
 
-def _blocks(blocks, x, mask):
-    """Pre-LN transformer blocks under a mask [B, L, L] that each head shares."""
+def _blocks(blocks, x, mask, recompute=False):
+    """Pre-LN transformer blocks under a mask [B, L, L] that each head shares; `recompute`: activations again in backward."""
     mask = mask.repeat_interleave(blocks[0].attn.num_heads, 0)                       # [B * heads, L, L]
     for block in blocks:
-        x = block(x, attn_mask=mask)
+        if recompute and torch.is_grad_enabled():
+            x = checkpoint(block, x, attn_mask=mask, use_reentrant=False)
+        else:
+            x = block(x, attn_mask=mask)
     return x
 
 
@@ -128,7 +139,8 @@ class TemporalTransformer(nn.Module):
         if n > len(self.positions):
             raise ValueError(f'{n} frames, but only {len(self.positions)} temporal positions: lower max_frames')
         allowed = mask.bool()[:, None, :].expand(-1, n, -1)
-        return x + _blocks(self.blocks, x + self.positions[:n], _additive(allowed, x, -1e6))
+        # The released -1e6 does not fit float16, in which the frames come on older GPUs; after the softmax both are 0.
+        return x + _blocks(self.blocks, x + self.positions[:n], _additive(allowed, x, -3e4))
 
 
 class TemporalLSTM(nn.Module):
@@ -158,40 +170,46 @@ def small_clip_of(token_ids):
     return Clip(open_clip.model.CLIP(**cfg), token_ids)
 
 
-def load_clip(name='small', pretrained=None):
-    """A CLIP by name.
+def build_clip(name, quick_gelu):
+    """An untrained CLIP of one of open_clip's architectures, with QuickGELU or plain GELU in both towers."""
+    return Clip(open_clip.CLIP(**{**architecture(name), 'quick_gelu': quick_gelu}))
 
-    `small`: the shipped one, trained on frames of `shapes`. Any open_clip architecture (`ViT-B-32`, `ViT-B-16`) with
-    `pretrained` an open_clip tag (`openai`), a local weights file, or None for random weights. Names with OpenAI weights
-    are built with QuickGELU, which those weights need."""
+
+def load_clip(name='small', pretrained=None):
+    """A CLIP by name, in float32.
+
+    `small`: the shipped one, trained on frames of `shapes`. Any open_clip architecture of OpenAI's kind (`ViT-B-32`,
+    `ViT-B-16`) with `pretrained` an open_clip tag (`openai`), a local weights file (.safetensors, OpenAI's .pt, a state_dict by
+    torch.save), or None for random weights. `weights.load_weights` says which get QuickGELU; random ones follow the name.
+    Raises ValueError for a file that does not fit and FileNotFoundError for weights that cannot be had, with what to do."""
     if name == 'small':
-        path = Path(pretrained) if pretrained else data_path('clip_small.safetensors')
+        return _load_small(Path(pretrained) if pretrained else data_path('clip_small.safetensors'))
+    if pretrained is None:
+        return build_clip(name, bool(architecture(name).get('quick_gelu')))
+    state, quick_gelu = load_weights(name, pretrained)
+    clip = build_clip(name, quick_gelu)
+    fill(clip.clip, state, pretrained, name)
+    return clip
+
+
+def _load_small(path):
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file. With clip="small", clip_pretrained is null for the shipped weights, '
+                                f'or a file written by glscl.pretraining')
+    try:
         with safe_open(path, 'pt') as file:
             ids = torch.tensor(json.loads(file.metadata()['token_ids']))
-        small = small_clip_of(ids)
-        small.clip.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-        return small
-    try:
-        clip = open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=True)
-    except Exception as error:
-        raise RuntimeError(
-            f'cannot load CLIP {name!r} with pretrained={pretrained!r}: {error}. Without network, download the weights '
-            f'elsewhere (open_clip lists the addresses), put the file on this machine and give its path as clip_pretrained; '
-            f'clip="small" needs nothing but this package.') from error
-    return Clip(clip)
+    except (SafetensorError, TypeError, KeyError):
+        raise ValueError(f'{path} is not a small CLIP of this package, or is damaged; name the architecture of other weights '
+                         f'in clip, such as ViT-B-32') from None
+    small = small_clip_of(ids)
+    small.clip.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return small
 
 
 def image_size(name='small'):
     """The side in pixels of the square that a CLIP looks at, without building it."""
-    vision = SMALL['vision_cfg'] if name == 'small' else (open_clip.get_model_config(name) or {}).get('vision_cfg')
-    if vision is None:
-        raise ValueError(f'unknown CLIP {name!r}: "small", or one of open_clip.list_models(), such as ViT-B-32')
-    return vision['image_size']
-
-
-def gradient_free(module):
-    """Switch a module's gradients off (a frozen CLIP); returns it."""
-    return module.requires_grad_(False)
+    return (SMALL if name == 'small' else architecture(name))['vision_cfg']['image_size']
 
 
 def normalised(x):

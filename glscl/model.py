@@ -67,7 +67,10 @@ class Losses:
 
 
 class GLSCL(nn.Module):
-    """The model of the paper. `config`: a Config, or a recipe's name; `clip`: an encoders.Clip, else the one the config names."""
+    """The model of the paper. `config`: a Config, or a recipe's name; `clip`: an encoders.Clip, else the one the config names.
+
+    With `freeze_clip` CLIP's towers take no gradient and stay in eval mode; `logit_scale` still learns: it belongs to the
+    contrastive loss, not to the features."""
 
     def __init__(self, config='shapes', clip: Clip | None = None):
         super().__init__()
@@ -78,6 +81,17 @@ class GLSCL(nn.Module):
                          'lstm': lambda: TemporalLSTM(self.clip.width), 'none': lambda: None}[c.temporal]()
         self.local = LocalInteraction(self.clip.width, c.num_queries, c.decoder_layers, c.share_queries,
                                       c.share_decoder, c.mask_padding) if c.local_weight else None
+        if c.freeze_clip:
+            self.clip.requires_grad_(False)
+            self.clip.clip.logit_scale.requires_grad_(True)
+        if c.grad_checkpointing:
+            self.clip.clip.set_grad_checkpointing(True)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.config.freeze_clip:
+            self.clip.eval()
+        return self
 
     @property
     def scale(self):

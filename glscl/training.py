@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from .config import Config, data_path, load_config
-from .datasets import load_shapes
-from .encoders import small_clip_of
+from .datasets import load_shapes, load_split
+from .encoders import build_clip, small_clip_of
 from .metrics import retrieval_metrics
 from .model import GLSCL, Texts, Videos
 from .runtime import autocast, machine, pick_device, precision, seed_everything
@@ -85,7 +85,8 @@ def save_model(model, path, half=False):
             state[name] = (value.half() if half else value).detach().cpu().contiguous()
     ids = model.clip.rows
     words = [] if ids is None else [int(t) for t in (ids > 1).nonzero().flatten()]
-    meta = dict(config=json.dumps(dataclasses.asdict(model.config)), token_ids=json.dumps(words))
+    meta = dict(config=json.dumps(dataclasses.asdict(model.config)), token_ids=json.dumps(words),
+                quick_gelu=json.dumps(model.clip.quick_gelu))
     _atomic(path, lambda p: save_file(state, p, meta))
 
 
@@ -102,6 +103,7 @@ def load_model(path=None, config=None, device='cpu'):
         with safe_open(path, 'pt') as file:
             meta = file.metadata()
         saved, token_ids = Config(**json.loads(meta['config'])), json.loads(meta['token_ids'])
+        quick_gelu = json.loads(meta.get('quick_gelu', 'true'))
         state = load_file(path)
     except (SafetensorError, TypeError, KeyError) as error:
         raise ValueError(f'{path} is not a checkpoint of this package, or is damaged ({error})') from error
@@ -110,9 +112,12 @@ def load_model(path=None, config=None, device='cpu'):
     if saved.clip == 'small':  # built for the tokens of the checkpoint, whatever CLIP ships today
         model = GLSCL(saved, small_clip_of(torch.tensor(token_ids)))
     else:
-        model = GLSCL(saved.replace(clip_pretrained=None))
+        model = GLSCL(saved, build_clip(saved.clip, quick_gelu))
     tied = {k: v.data_ptr() for k, v in model.state_dict().items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # a shape
+        raise ValueError(f'{path}: its weights do not fit its configuration ({" ".join(str(error).split())[:200]})') from None
     loaded = {tied[k] for k in state if k in tied}
     if unexpected or any(tied[k] not in loaded for k in missing):
         raise ValueError(f'{path}: its weights do not fit its configuration (missing {missing[:3]}, unexpected {unexpected[:3]})')
@@ -251,7 +256,7 @@ def save_result(path, **result):
 
 
 def main(argv=None):
-    """Train a recipe on `shapes`, evaluate on its test split, write result.json."""
+    """Train a recipe on its data set, evaluate on the test split, write result.json."""
     parser = argparse.ArgumentParser(prog='python -m glscl.training', description=main.__doc__)
     parser.add_argument('--recipe', default='shapes')
     parser.add_argument('--run-dir', default='runs/default')
@@ -263,17 +268,21 @@ def main(argv=None):
     import yaml
     overrides = {k: yaml.safe_load(v) for k, v in (item.split('=', 1) for item in args.set)}
     config = load_config(args.recipe, **overrides)
-    train, val, test = (load_shapes(config, split, data_dir=args.data_dir, log=print) for split in ('train', 'val', 'test'))
+    train, val = (load_split(config, split, args.data_dir, log=print) for split in ('train', config.select_on))
+    test = val if config.select_on == 'test' else load_split(config, 'test', args.data_dir, log=print)
     trainer = Trainer(config, train, val, args.run_dir, args.seed, args.device)
     if trainer.resume():
         print(f'going on at step {trainer.step}')
     model = trainer.run()
-    by_kind = {kind: evaluate(model, load_shapes(config, 'test', kind, args.data_dir))[1] for kind in ('scene', 'order')}
-    metrics = evaluate(model, test)[1]
-    save_result(Path(args.run_dir) / 'result.json', data='shapes', split='test', recipe=args.recipe, overrides=overrides,
-                seed=args.seed, steps=trainer.total, train_seconds=round(trainer.seconds), metrics=metrics, by_kind=by_kind,
+    metrics, extra = evaluate(model, test)[1], {}
+    if config.dataset == 'shapes':
+        extra['by_kind'] = {kind: evaluate(model, load_shapes(config, 'test', kind, args.data_dir))[1]
+                            for kind in ('scene', 'order')}
+    save_result(Path(args.run_dir) / 'result.json', data=config.dataset, split='test', selected_on=config.select_on,
+                recipe=args.recipe, overrides=overrides, seed=args.seed, steps=trainer.total,
+                train_seconds=round(trainer.seconds), metrics=metrics, **extra,
                 command=f'python -m glscl.training --recipe {args.recipe} --seed {args.seed}'
-                        + (f' --set {" ".join(args.set)}' if args.set else ''))
+                + (f' --set {" ".join(args.set)}' if args.set else ''))
     for direction in ('t2v', 'v2t'):
         m = metrics[direction]
         print(direction, ' '.join(f'{k} {m[k]:.1f}' for k in ('R@1', 'R@5', 'R@10', 'R@50', 'MdR', 'MnR')))

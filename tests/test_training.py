@@ -264,6 +264,28 @@ def test_weights_that_are_missing_are_named(config, finished, tmp_path):
         load_model(tmp_path / 'cut.safetensors')
 
 
+@pytest.mark.parametrize('dataset, select_on', [('msrvtt', 'test'), ('msvd', 'val'), ('shapes', 'val')])
+def test_the_command_trains_the_recipes_data_and_selects_where_it_says(config, splits, tmp_path, monkeypatch, dataset, select_on):
+    import yaml
+
+    from glscl import training
+    asked = []
+
+    def load_split(config, split, data_dir, log):
+        asked.append((config.dataset, split, data_dir))
+        return splits[split]
+    monkeypatch.setattr(training, 'load_split', load_split)
+    monkeypatch.setattr(training, 'load_shapes', lambda config, split, kind, data_dir: splits[split])
+    recipe = config.replace(dataset=dataset, select_on=select_on, epochs=0.05)
+    (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+    training.main(['--recipe', str(tmp_path / 'mine.yaml'), '--run-dir', str(tmp_path / 'run'), '--data-dir', 'there',
+                   '--device', 'cpu'])
+    result = json.loads((tmp_path / 'run' / 'result.json').read_text())
+    assert (result['data'], result['split'], result['selected_on']) == (dataset, 'test', select_on)
+    assert ('by_kind' in result) == (dataset == 'shapes')
+    assert asked == [(dataset, split, 'there') for split in dict.fromkeys(('train', select_on, 'test'))]
+
+
 def test_a_result_carries_its_provenance(tmp_path):
     save_result(tmp_path / 'deep' / 'result.json', seed=3, metrics=dict(x=1))
     result = json.loads((tmp_path / 'deep' / 'result.json').read_text())
