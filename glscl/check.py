@@ -11,10 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import huggingface_hub
 import open_clip
 import torch
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from . import readers, shapes
 from .config import cache_dir, data_path, load_config
@@ -22,6 +20,7 @@ from .encoders import SMALL, image_size
 from .readers.benchmarks import FILES
 from .readers.files import folder_of, locate
 from .video import VideoError, read_frames
+from .weights import architecture, find_weights
 
 BYTES_A_TOKEN = 34  # times width and blocks: what a transformer block keeps for its backward pass in 16 bits with fused
 #                     attention (Korthikanti et al. 2022, "Reducing activation recomputation", section 4.1)
@@ -90,18 +89,6 @@ def decoded(config, paths):
     return lines, [f'copy the {len(bad):,} unreadable videos again; training skips and counts them'] if bad else []
 
 
-def _on_disk(name, tag):
-    """The file of an open_clip tag, if OpenAI's or Hugging Face's cache on this machine has it; asks no network."""
-    cfg, places = open_clip.get_pretrained_cfg(name, tag), []
-    if cfg.get('url'):
-        places.append(Path.home() / '.cache' / 'clip' / os.path.basename(cfg['url']))
-    if cfg.get('hf_hub'):
-        kept = [huggingface_hub.try_to_load_from_cache(cfg['hf_hub'].rstrip('/'), file)
-                for file in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)]
-        places += [Path(place) for place in kept if isinstance(place, str)]
-    return next((place for place in places if place.is_file()), None)
-
-
 def weights(config):
     """CLIP's weights: (lines, remedies)."""
     name, source = config.clip, config.clip_pretrained
@@ -111,8 +98,8 @@ def weights(config):
         return [f'{name} with random weights: nothing to load'], []
     if Path(source).is_file():
         return [f'{name}: {source}'], []
-    known = name != 'small' and open_clip.get_pretrained_cfg(name, source)
-    if known and (place := _on_disk(name, source)):
+    known = name != 'small' and open_clip.get_pretrained_cfg(name.replace('/', '-'), source)
+    if known and (place := find_weights(name, source)):
         return [f'{name} ({source}): {place}'], []
     if not known:
         return [f'{name}: {source} MISSING'], [f'clip_pretrained: {source!r} is neither a file nor a tag of open_clip for {name}']
@@ -144,7 +131,7 @@ def training_bytes(config):
 
     Kept per token: BYTES_A_TOKEN x width x blocks; with grad_checkpointing the blocks' inputs only, and one block in full.
     16 = float32 weight, gradient and Adam's two moments. Nothing is kept for a frozen CLIP."""
-    cfg = SMALL if config.clip == 'small' else open_clip.get_model_config(config.clip)
+    cfg = SMALL if config.clip == 'small' else architecture(config.clip)
     vision, text, D = cfg['vision_cfg'], cfg['text_cfg'], cfg['embed_dim']
     patches, kept = 1 + (vision['image_size'] // vision['patch_size']) ** 2, 0
     for tokens, tower in ((config.max_frames * patches, vision), (config.max_words, text)):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from glscl import check
+from glscl import check, weights
 from glscl.config import Config, data_path, load_config
 from trees import make_tree
 
@@ -14,7 +14,7 @@ def own_home(tmp_path, monkeypatch):
     """No weights of this machine's caches are found."""
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
     monkeypatch.setenv('USERPROFILE', str(tmp_path / 'home'))
-    monkeypatch.setattr(check.huggingface_hub, 'try_to_load_from_cache', lambda *_: None)
+    monkeypatch.setattr(weights.huggingface_hub, 'try_to_load_from_cache', lambda *_: None)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_weights_are_looked_for_without_a_network(tmp_path, monkeypatch):
     file = tmp_path / 'mine.pt'
     file.touch()
     assert check.weights(openai.replace(clip_pretrained=str(file))) == ([f'ViT-B-32: {file}'], [])
-    monkeypatch.setattr(check.huggingface_hub, 'try_to_load_from_cache', lambda repository, name: str(file))
+    monkeypatch.setattr(weights.huggingface_hub, 'try_to_load_from_cache', lambda repository, name: str(file))
     assert check.weights(openai) == ([f'ViT-B-32 (openai): {file}'], [])
     kept = tmp_path / 'home/.cache/clip/ViT-B-32.pt'
     kept.parent.mkdir(parents=True)
