@@ -2,8 +2,10 @@
 import importlib
 import sys
 
-COMMANDS = {'walkthrough': 'run the six notebooks in order', 'train': 'train a recipe', 'compare': 'compare the methods over seeds',
-            'pretrain': 'train the small CLIP again', 'rescore': 'score a saved similarity matrix again, without the model'}
+COMMANDS = {'walkthrough': 'run the six notebooks in order', 'check': 'what a recipe needs, and what of it is missing',
+            'train': 'train a recipe', 'rescore': 'score a saved similarity matrix again, without the model',
+            'efficiency': 'what each method costs', 'compare': 'compare the methods over seeds',
+            'pretrain': 'train the small CLIP again'}
 MODULES = {'train': 'training', 'compare': 'comparison', 'pretrain': 'pretraining'}
 
 

@@ -186,5 +186,5 @@ def load_split(config, split='test', data_dir=None, captions='one', videos=None,
     data_dir: the set's own folder (layout: data/README.md), or for `shapes` where it is kept. `captions` and `videos` concern `shapes`."""
     if config.dataset == 'shapes':
         return load_shapes(config, split, captions, data_dir, videos, log=log)
-    table = readers.load_table(config.dataset, split, data_dir)
+    table = readers.load_table(config.dataset, split, data_dir, config.select_on)
     return load_pairs(table, config, image_size(config.clip), log=log)

@@ -3,6 +3,7 @@ import dataclasses
 import sys
 
 import pytest
+import yaml
 
 from glscl import __main__ as command_line
 from glscl.config import Config, cache_dir, data_path, load_config
@@ -21,6 +22,38 @@ def test_every_recipe_file_loads():
     assert recipes
     for path in recipes:
         assert isinstance(load_config(path.stem), Config)
+
+
+# SPEC 5: batch, epochs, words, frames, tau, alpha, beta, Q, lambda
+TABLE = {
+    'msrvtt': (128, 5, 32, 12, 3, 1e-4, 0.005, 8, 0.5),
+    'msvd': (128, 5, 32, 12, 3, 1e-4, 0.005, 8, 0.5),
+    'lsmdc': (128, 5, 32, 12, 5, 0.01, 0.005, 8, 0.5),
+    'didemo': (32, 5, 64, 64, 3, 1e-4, 0.005, 8, 0.5),
+    'activitynet': (64, 10, 64, 64, 3, 1e-4, 0.005, 12, 0.5),
+}
+
+
+@pytest.mark.parametrize('name', TABLE)
+def test_a_recipe_is_the_papers(name):
+    c = load_config(name)
+    assert (c.batch_size, c.epochs, c.max_words, c.max_frames, c.temperature, c.diversity_weight, c.consistency_weight, c.num_queries,
+            c.local_weight) == TABLE[name]
+    assert (c.dataset, c.clip, c.clip_pretrained, c.lr, c.clip_lr, c.framerate) == (name, 'ViT-B-32', 'openai', 1e-4, 1e-7, 1)
+    assert c.sampling == ('seconds' if name in ('didemo', 'activitynet') else 'stride')
+    assert c.select_on == 'val' and not c.released  # held-out selection and the sound reading, unless asked otherwise
+    assert c == Config(**{f: getattr(c, f) for f in (
+        'dataset', 'sampling', 'batch_size', 'epochs', 'max_words', 'max_frames', 'temperature', 'diversity_weight', 'num_queries')})
+
+
+def test_a_recipe_lists_every_setting_of_the_table():
+    """A default changed later must not change a published recipe."""
+    for name in TABLE:
+        told = yaml.safe_load(data_path(f'recipes/{name}.yaml').read_text(encoding='utf-8'))
+        assert set(told) >= {'dataset', 'sampling', 'select_on', 'clip', 'clip_pretrained', 'max_words', 'max_frames', 'framerate',
+                             'temperature', 'local_weight', 'num_queries', 'consistency_weight', 'diversity_weight', 'batch_size',
+                             'epochs', 'lr', 'clip_lr'}
+        assert all(not isinstance(value, str) for key, value in told.items() if key in ('lr', 'clip_lr', 'diversity_weight'))
 
 
 def test_defaults_are_the_papers():
