@@ -61,12 +61,13 @@ def load_frames(paths, max_frames=12, size=32, framerate=1, cache=None, workers=
     how = [(max_frames, framerate, *span(*part), sampling) for part in spans or [(None, None)] * len(paths)]
     files = [store.file_of(cache, path, size if keep else 'indices', *h) for path, h in zip(paths, how)]
     makes = [partial(_frames, path, size, *h) for path, h in zip(paths, how)]
+    first = makes if keep else [partial(frame_indices, path, *h) for path, h in zip(paths, how)]
     try:
-        found = _prepare(files, makes if keep else [partial(frame_indices, path, *h) for path, h in zip(paths, how)], workers, log)
+        found = _prepare(files, first, workers, log)
     except OSError as error:
-        raise OSError(f'cannot keep decoded frames in {cache}: {error}. Up to {len(paths) * max_frames * size * size * 3 / 1e6:.0f} MB '
-                      f'are needed; name a folder with that much room (data_dir, or the variable GLSCL_CACHE), or set '
-                      f'cache_frames to false.') from error
+        megabytes = len(paths) * max_frames * size * size * 3 / 1e6
+        raise OSError(f'cannot keep decoded frames in {cache}: {error}. Up to {megabytes:.0f} MB are needed; '
+                      f'name a folder with that much room (data_dir, or the variable GLSCL_CACHE), or set cache_frames to false.') from error
     counts = np.array([0 if isinstance(n, str) else n for n in found], int)
     mask = torch.arange(max_frames)[None] < torch.tensor(counts)[:, None]
     frames = store.Kept(files, makes, counts, (max_frames, size, size, 3), np.uint8, keep, workers)
@@ -80,7 +81,8 @@ def _prepare(files, makes, workers, log):
     workers = workers or min(8, os.cpu_count() or 1)
     with ProcessPoolExecutor(workers) if workers > 1 and len(todo) > 100 else contextlib.nullcontext() as pool:
         jobs = [files[v] for v in todo], [makes[v] for v in todo]
-        for n, (v, length) in enumerate(zip(todo, pool.map(store.count, *jobs, chunksize=16) if pool else map(store.count, *jobs)), 1):
+        lengths = pool.map(store.count, *jobs, chunksize=16) if pool else map(store.count, *jobs)
+        for n, (v, length) in enumerate(zip(todo, lengths), 1):
             found[v] = length
             if log and n % 1000 == 0:
                 log(f'decoded {n} of {len(todo)} videos')
@@ -129,17 +131,19 @@ def load_pairs(table, config, size=32, cache=None, workers=None, log=None):
     videos = table.drop_duplicates('video_id')
     if len(twice := table.drop_duplicates(['video_id', 'path', 'start', 'end'])) > len(videos):
         row = twice[twice['video_id'].duplicated()].iloc[0]
-        raise ValueError(f'video_id {row["video_id"]!r} stands for two things: {row["path"]} from {row["start"]} to {row["end"]} s, '
-                         f'and another path or part before that. Give each its own id.')
+        raise ValueError(f'video_id {row["video_id"]!r} stands for two things: {row["path"]} from {row["start"]} to '
+                         f'{row["end"]} s (row {row.name}), and another path or part before that. Give each its own id.')
     frames, mask, bad = load_frames(videos['path'].tolist(), config.max_frames, size, config.framerate, cache, workers, log,
                                     list(zip(videos['start'], videos['end'])), config.sampling, config.cache_frames)
     ids_of = videos['video_id'].tolist()
     skipped = {ids_of[v]: why for v, why in bad.items()}
     if len(skipped) == len(ids_of):
-        raise VideoError(f'none of the {len(ids_of)} videos could be read; the first: {next(iter(skipped.values()), "there is none")}')
+        raise VideoError(f'none of the {len(ids_of)} videos could be read; the first: '
+                         f'{next(iter(skipped.values()), "there is none")}')
     if skipped:
         if log:
-            log(f'skipped {len(skipped)} of {len(ids_of)} videos that could not be read, the first: {next(iter(skipped.values()))}')
+            log(f'skipped {len(skipped)} of {len(ids_of)} videos that could not be read, the first: '
+                f'{next(iter(skipped.values()))}')
         keep = np.array([v for v in range(len(ids_of)) if v not in bad])
         frames, mask, ids_of = frames.take(keep), mask[keep], [ids_of[v] for v in keep]
         table = table[~table['video_id'].isin(skipped)]
@@ -159,7 +163,8 @@ def load_shapes(config, split='test', captions='one', data_dir=None, videos=None
 def load_split(config, split='test', data_dir=None, captions='one', videos=None, log=None):
     """A split ("train", "val", "test") of the data set that the config names, at the size its CLIP looks at: Pairs.
 
-    data_dir: the set's own folder (layout: data/README.md), or for `shapes` where it is kept. `captions` and `videos` concern `shapes`."""
+    data_dir: the set's own folder (layout: data/README.md), or for `shapes` where it is kept. `captions` and `videos` concern
+    `shapes`."""
     if config.dataset == 'shapes':
         return load_shapes(config, split, captions, data_dir, videos, log=log)
     table = readers.load_table(config.dataset, split, data_dir)

@@ -167,7 +167,20 @@ def clip_features(model, pairs, batch=50):
         for v, of_video in zip(rows, np.split(x, mask.sum(1).cumsum(0).cpu()[:-1])):
             if len(of_video):
                 save(files[v], of_video)
-    return Kept(files, [partial(_gone, file) for file in files], pairs.frames.counts, (pairs.frames.shape[1], clip.width), np.float32)
+    gone = [partial(_gone, file) for file in files]
+    return Kept(files, gone, pairs.frames.counts, (pairs.frames.shape[1], clip.width), np.float32)
+
+
+def encode_read(model, read, mask):
+    """What a store gives of n videos -> Videos: frames uint8 [n, F, S, S, 3] or `clip_features` [n, F, D], mask [n, F]."""
+    device = next(model.parameters()).device
+    if read.dtype == np.uint8:
+        return model.encode_videos(*pixels(read, mask, device))
+    x, mask = torch.from_numpy(read).to(device), torch.from_numpy(mask).to(device)
+    if not model.config.mask_padding:  # as released: padding, an all-zero frame, has features too
+        size = model.clip.image_size
+        x[~mask] = model.clip.encode_frames(x.new_zeros(1, 3, size, size)).detach().to(x.dtype)
+    return model.encode_features(x.to(precision(device) or x.dtype), mask)
 
 
 def _gone(file):

@@ -22,8 +22,8 @@ from .encoders import small_clip_of
 from .metrics import retrieval_metrics
 from .model import GLSCL, Texts, Videos
 from .runtime import autocast, machine, pick_device, precision, seed_everything
-from .store import clip_features
-from .video import VideoError, pixels
+from .store import clip_features, encode_read
+from .video import VideoError
 
 
 # ---- evaluation
@@ -41,18 +41,6 @@ def encode(model, pairs, batch=50):
         videos = [encode_read(model, *block) for block in source.blocks(_blocks(len(pairs.frames), batch))]
     model.train(training)
     return Texts.cat(texts), Videos.cat(videos)
-
-
-def encode_read(model, read, mask):
-    """What a store gives of n videos -> Videos: frames uint8 [n, F, S, S, 3], or a frozen CLIP's features float32 [n, F, D]; mask [n, F]."""
-    device = next(model.parameters()).device
-    if read.dtype == np.uint8:
-        return model.encode_videos(*pixels(read, mask, device))
-    x, mask = torch.from_numpy(read).to(device), torch.from_numpy(mask).to(device)
-    if not model.config.mask_padding:  # as released: padding, an all-zero frame, has features too
-        size = model.clip.image_size
-        x[~mask] = model.clip.encode_frames(x.new_zeros(1, 3, size, size)).detach().to(x.dtype)
-    return model.encode_features(x.to(precision(device) or x.dtype), mask)
 
 
 def _blocks(n, size):
@@ -183,11 +171,12 @@ class Trainer:
         return order[at * self.batch:(at + 1) * self.batch]
 
     def batches(self, until):
-        """(caption rows, (what the store gives of their videos, mask)) of each step up to `until`; the next ones are read meanwhile."""
+        """(caption rows, (what the store gives of their videos, mask)) of each step to `until`; the next are read meanwhile."""
         if self.source is None:
             self.source = clip_features(self.model, self.train) if self.config.freeze_clip else self.train.frames
         steps = range(self.step, until)
-        return zip(map(self.batch_rows, steps), self.source.blocks(self.train.text_to_video[self.batch_rows(s)] for s in steps))
+        videos = (self.train.text_to_video[self.batch_rows(step)] for step in steps)
+        return zip(map(self.batch_rows, steps), self.source.blocks(videos))
 
     def train_step(self, batch=None):
         """One optimizer step on a batch of `batches` (default: the next); returns the losses as floats.
@@ -198,7 +187,8 @@ class Trainer:
             rows, read, mask = rows[there], read[there], mask[there]
         if not len(rows):
             raise VideoError(f'none of the videos of step {self.step} can be read any more (the first: '
-                             f'{next(iter(self.source.lost.values()))}): is the disk still there? A later run goes on from the last checkpoint.')
+                             f'{next(iter(self.source.lost.values()))}): is the disk still there? '
+                             f'A later run goes on from the last checkpoint.')
         owners = self.train.text_to_video[rows]
         with autocast(self.device):
             texts = self.model.encode_texts(*self.train.texts(rows, self.device))
@@ -230,7 +220,8 @@ class Trainer:
             self.history.append(self.train_step(batch))
             if len(self.source.lost) > lost:
                 lost = len(self.source.lost)
-                log(f'{lost} videos can no longer be read and were left out of their batches, the last: {list(self.source.lost.values())[-1]}')
+                log(f'{lost} videos can no longer be read and are left out of their batches; the last: '
+                    f'{list(self.source.lost.values())[-1]}')
             if self.step % self.eval_every == 0 or self.step == self.total:
                 self.validate()
                 log(f'step {self.step:4d} of {self.total}: loss {self.history[-1]["total"]:.3f}, '

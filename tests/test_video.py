@@ -58,10 +58,12 @@ def test_seconds_are_the_released_codes(shared):
 
 
 @pytest.mark.parametrize('sampling, n_frames, fps, framerate, start, end, expected', [
-    ('stride', 900, 30, 1, 3.9, 7.2, [90, 120, 150, 180, 210]), ('stride', 300, 30, 1, 20, 25, []), ('stride', 300, 30, 1, 7, None, [210, 240, 270]),
+    ('stride', 900, 30, 1, 3.9, 7.2, [90, 120, 150, 180, 210]), ('stride', 300, 30, 1, 20, 25, []),
+    ('stride', 300, 30, 1, 7, None, [210, 240, 270]),
     ('stride', 300, 30, 1, float('nan'), float('nan'), list(range(0, 300, 30))), ('stride', 100, 29.97, 1, 3, 3, [89]),
     ('seconds', 900, 29.97, 1, 5, 8, [145, 174, 203, 232]), ('seconds', 900, 30, 1, 8, 5, [150, 180, 210, 240]),
-    ('seconds', 900, 30, 1, 4, 4, [120, 150]), ('seconds', 100, 25, 2, 0, 1, [0, 12, 25, 37]), ('seconds', 100, 25, 1, 31, 40, []),
+    ('seconds', 900, 30, 1, 4, 4, [120, 150]), ('seconds', 100, 25, 2, 0, 1, [0, 12, 25, 37]),
+    ('seconds', 100, 25, 1, 31, 40, []),
     ('seconds', 100, 10, 0.5, 0, 6, [0, 20, 40, 60]), ('seconds', 4, 0.4, 1, None, None, [0, 1, 2, 3]),
     ('seconds', 10, 4, 9, 0, 0, [0, 1, 2, 3, 4, 5, 6, 7])])
 def test_a_part_of_a_video_by_number(sampling, n_frames, fps, framerate, start, end, expected):
@@ -103,7 +105,8 @@ def test_resize_gives_a_square_that_torch_may_write_to(height, width):
 def test_transform_is_torchvisions_at_any_shape(height, width):
     from torchvision import transforms as T
     frame = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
-    theirs = T.Compose([T.Resize(224, T.InterpolationMode.BICUBIC), T.CenterCrop(224), T.ToTensor(), T.Normalize(video.CLIP_MEAN, video.CLIP_STD)])
+    theirs = T.Compose([T.Resize(224, T.InterpolationMode.BICUBIC), T.CenterCrop(224), T.ToTensor(),
+                        T.Normalize(video.CLIP_MEAN, video.CLIP_STD)])
     torch.testing.assert_close(normalise(resize(frame, 224)), theirs(Image.fromarray(frame)), atol=1e-6, rtol=0)
 
 
@@ -193,7 +196,8 @@ def test_every_container_gives_exactly_the_frames_asked_for(name, tmp_path):
         assert [number(frame) for frame in frames] == indices and len(indices) >= min(count, 3), (count, rate)
     if name == 'ntsc.mp4':
         assert read_frames(path, 12)[1] == [0, 30, 60]
-    assert read_frames(path, 12, start=1, end=2)[1] == video.frame_indices(path, 12, start=1, end=2).tolist() != read_frames(path, 12)[1]
+    part = read_frames(path, 12, start=1, end=2)[1]
+    assert part == video.frame_indices(path, 12, start=1, end=2).tolist() != read_frames(path, 12)[1]
 
 
 @pytest.mark.parametrize('name', ['one.mp4', 'one.mkv', 'one.avi', 'one.webm'])
@@ -226,9 +230,9 @@ def test_a_portrait_film_stands_upright(quarters, tmp_path):
 
 
 def test_a_last_frame_that_is_missing_is_no_reason_to_stop(tmp_path, monkeypatch):
-    """The container promises 52 frames, 50 come: sampled from the 50. Of 60 promised it is truncated."""
+    """The container promises a few frames more than the 50 that come: sampled from the 50. Of 60 promised it is truncated."""
     path, count = encode(tmp_path / 'short.avi', numbered(50), codec='mpeg4', bf=2), video._count
-    for promised, expected in ((52, [0, 16, 32, 49]), (60, None)):
+    for promised, expected in ((51, [0, 16, 32, 49]), (55, [0, 16, 32, 49]), (60, None)):
         monkeypatch.setattr(video, '_count', lambda path, n, *rest: count(path, promised, *rest))
         pick = partial(video._pick, path, 4, 25, None, None, 'stride')
         if expected:
@@ -269,7 +273,8 @@ def test_a_file_that_is_no_video_is_named_with_a_remedy(film, tmp_path, kind, to
         data = encode(tmp_path / 'whole.mkv', numbered(200)).read_bytes()
         path.write_bytes(data[:len(data) // 2])
     elif kind.isupper():
-        Image.fromarray(pixels[0]).save(path, kind, **(dict(save_all=True, append_images=[Image.fromarray(pixels[9])]) if kind == 'GIF' else {}))
+        first, second = map(Image.fromarray, pixels[:2])
+        first.save(path, kind, **(dict(save_all=True, append_images=[second]) if kind == 'GIF' else {}))
     elif kind != 'missing':
         path.write_bytes(dict(empty=b'', truncated=good.read_bytes()[:-3000], text=b'not a film, a letter\n' * 99)[kind])
     with pytest.raises(VideoError) as caught:
@@ -299,7 +304,7 @@ def test_a_video_that_ends_before_its_annotated_start_is_named_with_both(film):
     path, pixels = film
     seconds = len(pixels) / 3
     for sampling in ('stride', 'seconds'):
-        with pytest.raises(VideoError, match=rf'film.mp4: ends before its annotated start \(it is {seconds:.1f} s long, the part begins at 60 s'):
+        with pytest.raises(VideoError, match=rf'film.mp4: ends before its annotated start \(it is {seconds:.1f} s long, .* 60 s'):
             read_frames(path, start=60, end=70, sampling=sampling)
 
 
