@@ -67,7 +67,8 @@ def load_frames(paths, max_frames=12, size=32, framerate=1, cache=None, workers=
     except OSError as error:
         megabytes = len(paths) * max_frames * size * size * 3 / 1e6
         raise OSError(f'cannot keep decoded frames in {cache}: {error}. Up to {megabytes:.0f} MB are needed; '
-                      f'name a folder with that much room (data_dir, or the variable GLSCL_CACHE), or set cache_frames to false.') from error
+                      f'name a folder with that much room (data_dir, or the variable GLSCL_CACHE), or set '
+                      f'cache_frames to false.') from error
     counts = np.array([0 if isinstance(n, str) else n for n in found], int)
     mask = torch.arange(max_frames)[None] < torch.tensor(counts)[:, None]
     frames = store.Kept(files, makes, counts, (max_frames, size, size, 3), np.uint8, keep, workers)
