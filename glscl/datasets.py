@@ -1,6 +1,5 @@
 """From a data set's files to batches: one table of captions, one store of decoded frames."""
 import contextlib
-import hashlib
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -12,10 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import readers, shapes
+from . import readers, shapes, store
 from .config import cache_dir
 from .encoders import image_size, tokenize
-from .video import VideoError, normalise, read_frames
+from .video import VideoError, frame_indices, pixels, read_frames, span
 
 
 def shapes_table(folder, split='test', captions='one'):
@@ -44,90 +43,63 @@ def shapes_scenes(folder, split='test'):
     return [json.loads(line) for line in (Path(folder) / f'{split}.jsonl').read_text(encoding='utf-8').splitlines()]
 
 
-def _read(row, max_frames, size, framerate):
-    try:
-        return read_frames(row, max_frames, framerate, size)[0]
-    except VideoError as error:
-        return str(error)
+def _frames(path, size, *how):
+    max_frames, framerate, start, end, sampling = how
+    return read_frames(path, max_frames, framerate, size, start, end, sampling)[0]
 
 
-def load_frames(paths, max_frames=12, size=32, framerate=1, cache=None, workers=None, log=None):
+def load_frames(paths, max_frames=12, size=32, framerate=1, cache=None, workers=None, log=None, spans=None, sampling='stride',
+                keep=True):
     """Decode and resize the sampled frames of many videos once, and keep them on disk.
 
-    Returns (frames uint8 [V, F, size, size, 3] memory-mapped and zero-padded, mask bool [V, F], bad {row: message}).
-    A video that cannot be read is all padding and is named in `bad`; the run goes on. The cache is keyed by each file's
-    path, size and time and by the sampling; it appears whole or not at all."""
+    Returns (frames uint8 [V, F, size, size, 3] zero-padded (store.Kept: index it like an array), mask bool [V, F],
+    bad {row: message}). A video that cannot be read is all padding and is named in `bad`; the run goes on.
+    spans: (start, end) of each, in seconds; keep=False: find out only which frames there are, and decode at every use.
+    There is one file a video in `cache`, keyed by the video's path, size and time and by the sampling: a run that was broken
+    off goes on, splits and processes share, and each file appears whole or not at all."""
     cache = Path(cache) if cache else cache_dir() / 'frames'
-    stat = [(str(p), *((s := os.stat(p)).st_size, s.st_mtime_ns)) if os.path.exists(p) else (str(p),) for p in paths]
-    key = hashlib.sha256(json.dumps([stat, max_frames, size, framerate]).encode()).hexdigest()[:16]
-    done, pixels = cache / f'{key}.json', cache / f'{key}.npy'
-    if (stored := _stored(done, pixels)) is None:
-        half = cache / f'.{key}.{os.getpid()}.npy'
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            store = np.lib.format.open_memmap(half, 'w+', np.uint8, (len(paths), max_frames, size, size, 3))
-            _claim(half)
-            counts, bad = _fill(store, paths, max_frames, size, framerate, workers, log)
-            store.flush()
-            os.replace(half, pixels)
-            temporary = half.with_suffix('.json')
-            temporary.write_text(json.dumps(dict(counts=counts, bad=bad)))
-            os.replace(temporary, done)
-        except OSError as error:
-            raise OSError(f'cannot keep decoded frames in {cache}: {error}. {len(paths) * max_frames * size * size * 3 / 1e6:.0f} MB '
-                          f'are needed; name a folder with that much room (data_dir, or the variable GLSCL_CACHE).') from error
-        finally:
-            with contextlib.suppress(OSError):
-                half.unlink()
-        stored = _stored(done, pixels)
-    frames, kept = stored
-    mask = torch.arange(max_frames)[None] < torch.tensor(kept['counts'])[:, None]
-    return frames, mask, {int(v): why for v, why in kept['bad'].items()}
-
-
-def _stored(done, pixels):
-    """A finished store, or None where there is none or a damaged one."""
+    how = [(max_frames, framerate, *span(*part), sampling) for part in spans or [(None, None)] * len(paths)]
+    files = [store.file_of(cache, path, size if keep else 'indices', *h) for path, h in zip(paths, how)]
+    makes = [partial(_frames, path, size, *h) for path, h in zip(paths, how)]
+    first = makes if keep else [partial(frame_indices, path, *h) for path, h in zip(paths, how)]
     try:
-        return np.load(pixels, mmap_mode='r'), json.loads(done.read_text())
-    except (OSError, ValueError, EOFError):
-        return None
+        found = _prepare(files, first, workers, log)
+    except OSError as error:
+        megabytes = len(paths) * max_frames * size * size * 3 / 1e6
+        raise OSError(f'cannot keep decoded frames in {cache}: {error}. Up to {megabytes:.0f} MB are needed; '
+                      f'name a folder with that much room (data_dir, or the variable GLSCL_CACHE), or set '
+                      f'cache_frames to false.') from error
+    counts = np.array([0 if isinstance(n, str) else n for n in found], int)
+    mask = torch.arange(max_frames)[None] < torch.tensor(counts)[:, None]
+    frames = store.Kept(files, makes, counts, (max_frames, size, size, 3), np.uint8, keep, workers)
+    return frames, mask, {v: why for v, why in enumerate(found) if isinstance(why, str)}
 
 
-def _claim(path):
-    """Give a file of holes its blocks now: on a full disk, a write through the memory map would kill the process (SIGBUS)."""
-    if hasattr(os, 'posix_fallocate'):
-        with open(path, 'r+b') as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _fill(store, paths, max_frames, size, framerate, workers, log):
-    """Decode every path into its row of the store: (frames a video, {row: why not})."""
-    read = partial(_read, max_frames=max_frames, size=size, framerate=framerate)
+def _prepare(files, makes, workers, log):
+    """Make what is not there, in worker processes where it is much: for each its length, or why it cannot be had."""
+    found = {v: len(kept) for v, file in enumerate(files) if (kept := store.load(file, 'r')) is not None}
+    todo = [v for v in range(len(files)) if v not in found]
     workers = workers or min(8, os.cpu_count() or 1)
-    pool = ProcessPoolExecutor(workers) if workers > 1 and len(paths) > 100 else None
-    counts, bad = [0] * len(paths), {}
-    for v, frames in enumerate(pool.map(read, paths, chunksize=16) if pool else map(read, paths)):
-        if isinstance(frames, str):
-            bad[v] = frames
-        else:
-            store[v, :len(frames)], counts[v] = frames, len(frames)
-        if log and (v + 1) % 1000 == 0:
-            log(f'decoded {v + 1} of {len(paths)} videos')
-    if pool:
-        pool.shutdown()
-    return counts, bad
+    with ProcessPoolExecutor(workers) if workers > 1 and len(todo) > 100 else contextlib.nullcontext() as pool:
+        jobs = [files[v] for v in todo], [makes[v] for v in todo]
+        lengths = pool.map(store.count, *jobs, chunksize=16) if pool else map(store.count, *jobs)
+        for n, (v, length) in enumerate(zip(todo, lengths), 1):
+            found[v] = length
+            if log and n % 1000 == 0:
+                log(f'decoded {n} of {len(todo)} videos')
+    return [found[v] for v in range(len(files))]
 
 
 @dataclass
 class Pairs:
     """Captions and their videos, ready to batch.
 
-    table: one row a caption (column `video` points into the frames); ids, words_mask [N, L]; frames uint8 [V, F, S, S, 3];
-    frame_mask [V, F]; skipped: {video_id: why} for videos that could not be read."""
+    table: one row a caption (column `video` points into the frames); ids, words_mask [N, L]; frames uint8 [V, F, S, S, 3]
+    (store.Kept: index it like an array); frame_mask [V, F]; skipped: {video_id: why} for videos that could not be read."""
     table: pd.DataFrame
     ids: torch.Tensor
     words_mask: torch.Tensor
-    frames: np.ndarray
+    frames: store.Kept
     frame_mask: torch.Tensor
     skipped: dict
 
@@ -147,7 +119,7 @@ class Pairs:
 
     def videos(self, rows, device='cpu'):
         """pixels [n, F, 3, S, S] float, mask [n, F]"""
-        return normalise(torch.from_numpy(self.frames[np.asarray(rows)]).to(device)), self.frame_mask[rows].to(device)
+        return pixels(*next(self.frames.blocks([np.asarray(rows)])), device)
 
 
 def load_pairs(table, config, size=32, cache=None, workers=None, log=None):
@@ -155,17 +127,26 @@ def load_pairs(table, config, size=32, cache=None, workers=None, log=None):
     for column in ('video_id', 'path', 'caption'):
         if column not in table:
             raise ValueError(f'the table of captions lacks the column {column!r}; it has {", ".join(table.columns)}')
+    if 'start' not in table or 'end' not in table:
+        table = table.assign(**{column: None for column in ('start', 'end') if column not in table})
     videos = table.drop_duplicates('video_id')
-    frames, mask, bad = load_frames(videos['path'].tolist(), config.max_frames, size, config.framerate, cache, workers, log)
+    if len(twice := table.drop_duplicates(['video_id', 'path', 'start', 'end'])) > len(videos):
+        row = twice[twice['video_id'].duplicated()].iloc[0]
+        raise ValueError(f'video_id {row["video_id"]!r} stands for two things: {row["path"]} from {row["start"]} to '
+                         f'{row["end"]} s (row {row.name}), and another path or part before that. Give each its own id.')
+    frames, mask, bad = load_frames(videos['path'].tolist(), config.max_frames, size, config.framerate, cache, workers, log,
+                                    list(zip(videos['start'], videos['end'])), config.sampling, config.cache_frames)
     ids_of = videos['video_id'].tolist()
     skipped = {ids_of[v]: why for v, why in bad.items()}
     if len(skipped) == len(ids_of):
-        raise VideoError(f'none of the {len(ids_of)} videos could be read; the first: {next(iter(skipped.values()))}')
+        raise VideoError(f'none of the {len(ids_of)} videos could be read; the first: '
+                         f'{next(iter(skipped.values()), "there is none")}')
     if skipped:
         if log:
-            log(f'skipped {len(skipped)} of {len(ids_of)} videos that could not be read, the first: {next(iter(skipped.values()))}')
+            log(f'skipped {len(skipped)} of {len(ids_of)} videos that could not be read, the first: '
+                f'{next(iter(skipped.values()))}')
         keep = np.array([v for v in range(len(ids_of)) if v not in bad])
-        frames, mask, ids_of = frames[keep], mask[keep], [ids_of[v] for v in keep]
+        frames, mask, ids_of = frames.take(keep), mask[keep], [ids_of[v] for v in keep]
         table = table[~table['video_id'].isin(skipped)]
     where = {video_id: v for v, video_id in enumerate(ids_of)}
     table = table.assign(video=table['video_id'].map(where)).reset_index(drop=True)
@@ -183,7 +164,8 @@ def load_shapes(config, split='test', captions='one', data_dir=None, videos=None
 def load_split(config, split='test', data_dir=None, captions='one', videos=None, log=None):
     """A split ("train", "val", "test") of the data set that the config names, at the size its CLIP looks at: Pairs.
 
-    data_dir: the set's own folder (layout: data/README.md), or for `shapes` where it is kept. `captions` and `videos` concern `shapes`."""
+    data_dir: the set's own folder (layout: data/README.md), or for `shapes` where it is kept. `captions` and `videos` concern
+    `shapes`."""
     if config.dataset == 'shapes':
         return load_shapes(config, split, captions, data_dir, videos, log=log)
     table = readers.load_table(config.dataset, split, data_dir, config.select_on)

@@ -23,6 +23,8 @@ from .metrics import retrieval_metrics
 from .model import GLSCL, Texts, Videos
 from .optimizers import RELEASED_EPOCHS, BertAdam, warmup_cosine_released
 from .runtime import autocast, machine, pick_device, precision, seed_everything
+from .store import clip_features, encode_read
+from .video import VideoError
 
 
 # ---- evaluation
@@ -36,7 +38,8 @@ def encode(model, pairs, batch=50):
         longest = int(pairs.words_mask.sum(1).max())
         texts = [model.encode_texts(pairs.ids[r, :longest].to(device), pairs.words_mask[r, :longest].to(device))
                  for r in _blocks(len(pairs), 4 * batch)]
-        videos = [model.encode_videos(*pairs.videos(r, device)) for r in _blocks(len(pairs.frames), batch)]
+        source = clip_features(model, pairs) if model.config.freeze_clip else pairs.frames
+        videos = [encode_read(model, *block) for block in source.blocks(_blocks(len(pairs.frames), batch))]
     model.train(training)
     return Texts.cat(texts), Videos.cat(videos)
 
@@ -47,9 +50,15 @@ def _blocks(n, size):
 
 @torch.no_grad()
 def evaluate(model, pairs, batch=50):
-    """(S [T, V] on the CPU, retrieval_metrics of it) for a split."""
-    S = model.similarity(*encode(model, pairs, batch)).float().cpu()
-    return S, retrieval_metrics(S, pairs.text_to_video)
+    """(S [T, V] on the CPU, retrieval_metrics of it) for a split.
+
+    A video that can no longer be read, and its captions, stay in S and are left out of the metrics."""
+    texts, videos = encode(model, pairs, batch)
+    S, seen, owner = model.similarity(texts, videos).float().cpu(), videos.mask.any(1).cpu(), pairs.text_to_video
+    if not seen.any():
+        raise VideoError(f'none of the {len(seen)} videos can be read any more: is the disk still there?')
+    told = seen[owner]
+    return S, retrieval_metrics(S[told][:, seen], (seen.cumsum(0) - 1)[owner[told]])
 
 
 # ---- schedule, checkpoints
@@ -160,6 +169,7 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: factor(step, span, config.warmup))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision(self.device) == torch.float16)
         self.step, self.best, self.history, self.seconds = 0, -1.0, [], 0.0
+        self.source = None
 
     def batch_rows(self, step):
         """Caption rows of a step: each epoch a permutation of its own seed, the last uneven batch dropped."""
@@ -167,13 +177,29 @@ class Trainer:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train))
         return order[at * self.batch:(at + 1) * self.batch]
 
-    def train_step(self):
-        """One optimizer step; returns the losses as floats."""
-        rows = self.batch_rows(self.step)
+    def batches(self, until):
+        """(caption rows, (what the store gives of their videos, mask)) of each step to `until`; the next are read meanwhile."""
+        if self.source is None:
+            self.source = clip_features(self.model, self.train) if self.config.freeze_clip else self.train.frames
+        steps = range(self.step, until)
+        videos = (self.train.text_to_video[self.batch_rows(step)] for step in steps)
+        return zip(map(self.batch_rows, steps), self.source.blocks(videos))
+
+    def train_step(self, batch=None):
+        """One optimizer step on a batch of `batches` (default: the next); returns the losses as floats.
+
+        A video that can no longer be read takes its captions out of the batch, which is that much smaller."""
+        rows, (read, mask) = batch or next(self.batches(self.step + 1))
+        if not (there := mask.any(1)).all():
+            rows, read, mask = rows[there], read[there], mask[there]
+        if not len(rows):
+            raise VideoError(f'none of the videos of step {self.step} can be read any more (the first: '
+                             f'{next(iter(self.source.lost.values()))}): is the disk still there? '
+                             f'A later run goes on from the last checkpoint.')
         owners = self.train.text_to_video[rows]
         with autocast(self.device):
             texts = self.model.encode_texts(*self.train.texts(rows, self.device))
-            videos = self.model.encode_videos(*self.train.videos(owners, self.device))
+            videos = encode_read(self.model, read, mask)
             losses = self.model.losses(texts, videos, owners.to(self.device))
         if not torch.isfinite(losses.total):
             raise FloatingPointError(f'the loss is {losses.total.item()} at step {self.step} (caption rows {rows[:8].tolist()} …): '
@@ -196,8 +222,13 @@ class Trainer:
         save_every, until = save_every or self.eval_every, until or self.total
         log = log or (lambda *_: None)
         start = time.time() - self.seconds
-        while self.step < until:
-            self.history.append(self.train_step())
+        lost = 0
+        for batch in self.batches(until):
+            self.history.append(self.train_step(batch))
+            if len(self.source.lost) > lost:
+                lost = len(self.source.lost)
+                log(f'{lost} videos can no longer be read and are left out of their batches; the last: '
+                    f'{list(self.source.lost.values())[-1]}')
             if self.step % self.eval_every == 0 or self.step == self.total:
                 self.validate()
                 log(f'step {self.step:4d} of {self.total}: loss {self.history[-1]["total"]:.3f}, '

@@ -1,18 +1,19 @@
 """Tables, the store of decoded frames, and what happens to a bad video among good ones."""
 import errno
-import json
 import multiprocessing
 import os
 import shutil
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from glscl import datasets
+from glscl import datasets, store
 from glscl.datasets import load_frames, load_pairs, load_shapes, shapes_scenes, shapes_table
 from glscl.video import CLIP_MEAN, CLIP_STD, VideoError, read_frames
 
@@ -110,28 +111,106 @@ def test_an_empty_caption_is_named_by_its_row(table, config, tmp_path):
             load_pairs(table.assign(caption=[*table['caption'][:2], empty, *table['caption'][3:]]), config, cache=tmp_path)
 
 
+@pytest.mark.parametrize('column, value', [('path', 'elsewhere.mp4'), ('start', 4), ('end', 9)])
+def test_an_id_for_two_things_is_refused(table, config, column, value):
+    twice = pd.concat([table, table.head(1).assign(**{column: value})])
+    with pytest.raises(ValueError, match="'test0000' stands for two things"):
+        load_pairs(twice, config)
+
+
+def test_the_annotated_part_is_read_and_the_way_of_sampling(table, config, tmp_path):
+    table = table.assign(start=[1, 2, None, 0, 0, 900, float('nan')], end=[3, 4, None, 31, 2, 905, float('nan')])
+    for sampling in ('stride', 'seconds'):
+        pairs = load_pairs(table, config.replace(sampling=sampling), cache=tmp_path)
+        assert list(pairs.skipped) == ['test0005'] and 'ends before its annotated start' in pairs.skipped['test0005']
+        for v, row in enumerate(r for r in table.itertuples() if r.video_id != 'test0005'):
+            expected = read_frames(row.path, config.max_frames, 1, 32, row.start, row.end, sampling)[0]
+            assert np.array_equal(pairs.frames[v][pairs.frame_mask[v].numpy()], expected)
+    assert not np.array_equal(pairs.frames[0], load_pairs(table.assign(start=None, end=None), config, cache=tmp_path).frames[0])
+
+
 # ---- the store
 
-def test_decoded_frames_are_kept_until_a_file_or_the_sampling_changes(paths, tmp_path, monkeypatch):
+def counted(monkeypatch):
+    """A list that grows by the path of each video decoded."""
     decoded, read = [], datasets.read_frames
     monkeypatch.setattr(datasets, 'read_frames', lambda path, *a: decoded.append(path) or read(path, *a))
-    first = load(paths, tmp_path / 'cache')
-    assert decoded == paths
-    again = load(paths, tmp_path / 'cache')
+    return decoded
+
+
+def files(cache):
+    return sorted(p for p in cache.rglob('*') if p.is_file())
+
+
+def test_decoded_frames_are_kept_until_a_file_or_the_sampling_changes(paths, tmp_path, monkeypatch):
+    decoded, cache = counted(monkeypatch), tmp_path / 'cache'
+    first = load(paths, cache)
+    assert decoded == paths and len(files(cache)) == 7
+    again = load(paths, cache)
     assert decoded == paths  # nothing was decoded twice
     assert np.array_equal(first[0], again[0]) and torch.equal(first[1], again[1]) and first[2] == again[2] == {}
-    for change in (lambda: load(paths, tmp_path / 'cache', max_frames=3), lambda: load(paths, tmp_path / 'cache', size=8),
-                   lambda: load(paths, tmp_path / 'cache', framerate=3), lambda: load(paths[::-1], tmp_path / 'cache'),
-                   lambda: os.utime(paths[2], ns=(5, 5)) or load(paths, tmp_path / 'cache'),
-                   lambda: shutil.copy(paths[1], paths[0]) and load(paths, tmp_path / 'cache')):
+    load(paths[4:1:-1], cache), load([os.path.relpath(p) for p in paths], cache)
+    assert decoded == paths  # splits share, whatever their order
+    for change in (dict(max_frames=3), dict(size=8), dict(framerate=3), dict(sampling='seconds'), dict(spans=[(0, 5)] * 7)):
         decoded.clear()
-        change()
-        assert len(decoded) == 7
-    assert np.array_equal(load(paths, tmp_path / 'cache')[0][0], first[0][1])  # the copy's frames, not the old ones
+        load(paths, cache, **change)
+        assert decoded == paths, change
+    decoded.clear()
+    os.utime(paths[2], ns=(5, 5))
+    shutil.copy(paths[1], paths[0])
+    after = load(paths, cache)
+    assert decoded == [paths[0], paths[2]]
+    assert np.array_equal(after[0][0], first[0][1])  # the copy's frames, not the old ones
+
+
+@pytest.mark.parametrize('memory', [0, 2 ** 30])
+@pytest.mark.parametrize('keep', [True, False])
+def test_the_store_is_indexed_like_an_array_in_memory_or_not_kept_or_not(paths, tmp_path, monkeypatch, memory, keep):
+    monkeypatch.setattr(store, 'MEMORY', memory)
+    frames, mask, bad = load(paths, tmp_path / 'cache', keep=keep, workers=2)
+    assert (frames.memory is not None) == (keep and memory > 0)
+    whole = np.zeros((7, 4, 16, 16, 3), np.uint8)
+    for v, path in enumerate(paths):
+        one = read_frames(path, 4, 1, 16)[0]
+        whole[v, :len(one)] = one
+    assert len(frames) == 7 and frames.shape == whole.shape and np.array_equal(frames, whole) and bad == {}
+    for index in (3, -1, np.int64(2), torch.tensor(4), [5, 1, 5], np.array([[0, 1], [2, 3]]), torch.tensor([6, 0]),
+                  slice(1, None, 2), np.arange(7) > 4, (2, slice(0, 2)), ([4, 2], slice(1, 3)), (slice(None), 0)):
+        assert np.array_equal(frames[index], whole[index if not isinstance(index, torch.Tensor) else index.numpy()]), index
+    blocks = [[6, 6, 0], [1], [2, 3], [4], [5, 1]]
+    for rows, (block, there) in zip(blocks, frames.blocks(blocks)):
+        assert np.array_equal(block, whole[rows]) and np.array_equal(there, mask[rows])
+
+
+def test_without_a_store_only_indices_are_kept_and_bad_videos_are_found(paths, tmp_path):
+    with open(paths[3], 'wb') as file:
+        file.write(b'noise' * 1000)
+    frames, mask, bad = load(paths, tmp_path / 'cache', keep=False)
+    assert list(bad) == [3] and sum(p.stat().st_size for p in files(tmp_path / 'cache')) < 6 * 200
+    assert torch.equal(mask, load(paths, tmp_path / 'other')[1])
+
+
+def test_workers_may_be_spawned_as_on_a_mac(paths, tmp_path, monkeypatch):
+    spawned = partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context('spawn'))
+    monkeypatch.setattr(store, 'ProcessPoolExecutor', spawned)
+    frames = load(paths[:2], tmp_path, keep=False, workers=1)[0]
+    assert np.array_equal(frames[1][:1], read_frames(paths[1], 4, 1, 16)[0][:1])
+
+
+def test_a_video_lost_on_the_way_gives_zeros_and_is_named(paths, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, 'MEMORY', 0)
+    for keep in (True, False):
+        frames, _, bad = load(paths, tmp_path / 'cache', keep=keep)
+        os.remove(paths[2 + keep])
+        frames.files[2 + keep].unlink()
+        [(block, mask)] = frames.blocks([[1, 2 + keep]])
+        assert bad == {} and list(frames.lost) == [2 + keep] and 'no such file' in frames.lost[2 + keep]
+        assert block[0].any() and mask[0].any() and not block[1].any() and not mask[1].any()
+        shutil.copy(paths[0], paths[2 + keep])
 
 
 def test_many_workers_decode_as_one_does(paths, tmp_path):
-    many = paths * 15  # more than a hundred: the pool comes in
+    many = [shutil.copy(paths[i % 7], tmp_path / f'{i}.mp4') for i in range(105)]  # more than a hundred: the pool comes in
     many[50] = 'nowhere.mp4'
     one, two = (load(many, tmp_path / str(n), workers=n) for n in (1, 2))
     assert np.array_equal(one[0], two[0]) and torch.equal(one[1], two[1])
@@ -158,14 +237,25 @@ def slow_load(paths, cache, kill_at=None):
     load(paths, cache)
 
 
-def test_a_killed_write_leaves_no_half_store(paths, tmp_path):
+def test_a_killed_run_leaves_whole_files_and_the_next_goes_on(paths, tmp_path, monkeypatch):
     cache, expected = tmp_path / 'cache', load(paths, tmp_path / 'other')
     child = in_child(slow_load, paths, cache, 4)
     child.join(60)
-    assert child.exitcode == -signal.SIGKILL
-    assert not [p for p in cache.iterdir() if not p.name.startswith('.')]
+    assert child.exitcode == -signal.SIGKILL and len(files(cache)) == 3
+    decoded = counted(monkeypatch)
     frames, mask, bad = load(paths, cache)
+    assert decoded == paths[3:]
     assert np.array_equal(frames, expected[0]) and torch.equal(mask, expected[1]) and bad == {}
+
+
+def test_a_write_broken_off_is_never_read(paths, tmp_path, monkeypatch):
+    def half(file, array):
+        file.write(b'half')
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(np, 'save', half)
+        load(paths, tmp_path / 'cache')
+    assert files(tmp_path / 'cache') == []
 
 
 def test_two_processes_may_fill_one_store_at_once(paths, tmp_path):
@@ -174,17 +264,16 @@ def test_two_processes_may_fill_one_store_at_once(paths, tmp_path):
     for child in children:
         child.join(60)
     assert [child.exitcode for child in children] == [0, 0]
-    assert sorted(p.suffix for p in cache.iterdir()) == ['.json', '.npy']
+    assert [p.suffix for p in files(cache)] == ['.npy'] * 7 and not [p for p in files(cache) if p.name.startswith('.')]
     assert np.array_equal(load(paths, cache)[0], expected[0])
 
 
-def test_a_lost_or_damaged_store_is_made_anew(paths, tmp_path):
-    expected = np.array(load(paths, tmp_path)[0])
-    for damage in (lambda p: p.unlink(), lambda p: p.write_bytes(b'')):
-        damage(next(tmp_path.glob('*.npy')))
-        assert np.array_equal(load(paths, tmp_path)[0], expected)
-    next(tmp_path.glob('*[0-9a-f].json')).write_text('{"counts": [4')
-    assert np.array_equal(load(paths, tmp_path)[0], expected)
+@pytest.mark.parametrize('damage', [b'', b'\x93NUMPY', 200, b'a letter, not an array' * 9])
+def test_a_damaged_file_is_made_anew(paths, tmp_path, damage):
+    cache, expected = tmp_path / 'cache', np.array(load(paths, tmp_path / 'cache')[0])
+    one = files(cache)[3]
+    one.write_bytes(one.read_bytes()[:damage] if isinstance(damage, int) else damage)
+    assert np.array_equal(load(paths, cache)[0], expected)
 
 
 def test_a_full_disk_and_a_folder_not_to_be_written_are_named(paths, tmp_path, monkeypatch):
@@ -193,26 +282,12 @@ def test_a_full_disk_and_a_folder_not_to_be_written_are_named(paths, tmp_path, m
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(np.lib.format, 'open_memmap', full)
+    monkeypatch.setattr(np, 'save', full)
     with pytest.raises(OSError, match='(?s)cannot keep.*No space left.*MB.*needed'):
         load(paths, tmp_path / 'cache')
-
-
-@pytest.mark.skipif(not hasattr(os, 'posix_fallocate'), reason='this system cannot claim blocks')
-def test_room_is_claimed_before_the_first_frame_is_stored(paths, tmp_path, monkeypatch):
-    """A hole in a file on a full disk kills the process (SIGBUS) when it is written to, so there must be no hole."""
-    blocks, fill = [], datasets._fill
-
-    def look(*args):
-        [half] = tmp_path.glob('.*.npy')
-        blocks.append(half.stat().st_blocks * 512 >= half.stat().st_size)
-        return fill(*args)
-    monkeypatch.setattr(datasets, '_fill', look)
-    load(paths, tmp_path, size=64)
-    assert blocks == [True]
 
 
 def test_load_shapes_takes_a_folder_and_a_size(world, config):
     pairs = load_shapes(config, 'val', data_dir=world, videos=dict(train=24, val=8, test=12))
     assert len(pairs) == len(pairs.frames) == 8
-    assert json.loads(next((world / 'frames').glob('*.json')).read_text())['bad'] == {}
+    assert pairs.skipped == {} and len(files(world / 'frames')) >= 8

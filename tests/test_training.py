@@ -2,13 +2,18 @@
 import dataclasses
 import json
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from glscl import Trainer, load_model, save_model
+from glscl import Trainer, load_model, save_model, store
+from glscl.datasets import load_pairs, load_shapes, shapes_table
+from glscl.encoders import gradient_free
 from glscl.training import evaluate, save_result, warmup_cosine
+from glscl.video import VideoError
 
 
 def trainer(config, splits, run_dir=None, seed=0, steps=6, **settings):
@@ -192,6 +197,108 @@ def test_one_caption_is_too_few(config, splits):
     one = dataclasses.replace(splits['val'], table=splits['val'].table.head(1))
     with pytest.raises(ValueError, match='1 captions are too few'):
         Trainer(config, one, splits['val'], device='cpu')
+
+
+# ---- where frames come from
+
+@pytest.mark.parametrize('memory, settings', [(0, {}), (0, dict(cache_frames=False))], ids=['files', 'decoded at use'])
+def test_a_run_is_the_same_wherever_its_frames_come_from(config, world, finished, monkeypatch, memory, settings, tmp_path):
+    monkeypatch.setattr(store, 'MEMORY', memory)
+    config = config.replace(**settings)
+    videos = dict(train=24, val=8, test=12)
+    splits = {split: load_shapes(config, split, data_dir=world, videos=videos) for split in ('train', 'val')}
+    assert splits['train'].frames.memory is None
+    t = Trainer(config, splits['train'], splits['val'], tmp_path, 0, 'cpu', 6, 3)
+    t.run(until=3, log=None)
+    again = Trainer(config, splits['train'], splits['val'], tmp_path, 0, 'cpu', 6, 3)
+    assert again.resume()
+    again.run(log=None)
+    assert losses(again.history) == losses(finished[1].history)
+    assert [h.get('val R@1') for h in again.history] == [h.get('val R@1') for h in finished[1].history]
+
+
+@pytest.fixture
+def copied(world_folder, config, tmp_path, monkeypatch):
+    """Pairs of twelve videos of which any can be taken away, read from their files at every use."""
+    monkeypatch.setattr(store, 'MEMORY', 0)
+    table = shapes_table(world_folder, 'test')
+    table = table.assign(path=[shutil.copy(p, tmp_path) for p in table['path']], end=[2, None] * 6)  # 3 frames, and 4
+    return load_pairs(table, config, cache=tmp_path / 'cache')
+
+
+def take_away(pairs, rows):
+    for v in rows:
+        os.remove(pairs.table['path'][v])
+        pairs.frames.files[v].unlink()
+
+
+def test_a_video_that_is_lost_in_mid_training_is_left_out_and_told(config, copied, tmp_path):
+    told, t = [], Trainer(config.replace(batch_size=12), copied, copied, tmp_path / 'run', 0, 'cpu', steps=3, eval_every=3)
+    take_away(copied, [2, 7])
+    t.run(log=told.append)
+    assert t.step == 3 and np.isfinite(losses(t.history)).all()
+    assert [line for line in told if '2 videos can no longer be read' in line] and sorted(copied.frames.lost) == [2, 7]
+    kept = load_pairs(copied.table.drop([2, 7]), config, cache=tmp_path / 'cache')
+    t = Trainer(config.replace(batch_size=12), copied, copied, None, 0, 'cpu', steps=3)
+    batch = t.batch_rows(0)
+    rows = batch[~np.isin(batch, [2, 7])]
+    t.train_step()
+    fewer = Trainer(config.replace(batch_size=12), copied, copied, None, 0, 'cpu', steps=3)
+    at = [kept.table['video_id'].tolist().index(copied.table['video_id'][r]) for r in rows]
+    seen = next(kept.frames.blocks([at]))
+    loss = fewer.train_step((rows, seen))  # the batch without them, and nothing of them
+    again = Trainer(config.replace(batch_size=12), copied, copied, None, 0, 'cpu', steps=3).train_step()
+    assert again == loss
+
+
+def test_a_lost_video_and_its_captions_are_left_out_of_the_metrics(model, config, copied, tmp_path):
+    S, metrics = evaluate(model, copied)
+    take_away(copied, [0, 5])
+    S_after, after = evaluate(model, copied)
+    assert S_after.shape == S.shape and S_after.isfinite().all()
+    expected = evaluate(model, load_pairs(copied.table.drop([0, 5]), config, cache=tmp_path / 'cache'))[1]
+    assert after == expected and after['t2v']['queries'] == after['v2t']['queries'] == 10
+
+
+def test_when_no_video_can_be_read_the_run_says_so(config, copied, model):
+    t = Trainer(config, copied, copied, None, 0, 'cpu', steps=3)
+    take_away(copied, range(12))
+    with pytest.raises(VideoError, match='none of the videos of step 0 .*no such file.*disk'):
+        t.run(log=None)
+    with pytest.raises(VideoError, match='none of the 12 videos'):
+        evaluate(model, copied)
+
+
+@pytest.mark.parametrize('settings', [{}, dict(released=True)], ids=['', 'released'])
+def test_features_of_a_frozen_clip_give_the_scores_that_frames_give(config, copied, settings, monkeypatch):
+    from glscl import GLSCL
+    torch.manual_seed(1)
+    model = GLSCL(config.replace(freeze_clip=True, **settings)).eval()
+    gradient_free(model.clip)
+    kept = evaluate(model, copied)[0]
+    model.config = model.config.replace(freeze_clip=False)
+    assert not copied.frame_mask.all()
+    torch.testing.assert_close(kept, evaluate(model, copied)[0], atol=2e-6, rtol=0)
+
+    model.config = model.config.replace(freeze_clip=True)
+    with monkeypatch.context() as patch:  # the second time nothing is decoded, and CLIP sees no frame
+        patch.setattr(copied.frames, 'blocks', lambda blocks: iter(()))
+        assert torch.equal(evaluate(model, copied)[0], kept)
+    with torch.no_grad():
+        model.clip.clip.visual.proj += 0.01  # another CLIP has features of its own
+    assert not torch.equal(evaluate(model, copied)[0], kept)
+
+
+def test_training_on_a_frozen_clip_is_the_same_with_kept_features(config, copied):
+    frozen = config.replace(freeze_clip=True)
+    histories = []
+    for source in ('features', 'frames'):
+        t = Trainer(frozen, copied, copied, None, 0, 'cpu', steps=3)
+        gradient_free(t.model.clip)
+        t.source = copied.frames if source == 'frames' else None
+        histories.append([t.train_step()['total'] for _ in range(3)])
+        assert t.source.dtype == (np.float32 if source == 'features' else np.uint8)
+    assert histories[0] == pytest.approx(histories[1], rel=1e-5)
 
 
 # ---- checkpoints
