@@ -4,6 +4,7 @@ from .config import Config, load_config
 from .interaction import global_similarity, local_similarity
 from .metrics import retrieval_metrics
 from .model import GLSCL, Texts, Videos
+from .retrieval import Gallery
 from .training import Trainer, encode, evaluate, load_model, save_model
 
 __version__ = '0.1.0'

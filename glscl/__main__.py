@@ -3,10 +3,11 @@ import importlib
 import sys
 
 COMMANDS = {'walkthrough': 'run the six notebooks in order', 'check': 'what a recipe needs, and what of it is missing',
-            'train': 'train a recipe', 'rescore': 'score a saved similarity matrix again, without the model',
+            'train': 'train a recipe', 'index': 'make a gallery of your own videos', 'search': 'find videos in a gallery',
+            'rescore': 'score a saved similarity matrix again, without the model',
             'efficiency': 'what each method costs', 'compare': 'compare the methods over seeds',
             'pretrain': 'train the small CLIP again'}
-MODULES = {'train': 'training', 'compare': 'comparison', 'pretrain': 'pretraining'}
+MODULES = {'train': 'training', 'compare': 'comparison', 'pretrain': 'pretraining', 'search': 'retrieval'}
 
 
 def main():
