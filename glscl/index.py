@@ -28,9 +28,9 @@ from .shards import ROWS, ShardError, Writer, clip_lines, features, fingerprint,
 from .video import VideoError, pixels, read_frames
 
 SAVE = 300      # seconds after which a shard is written though it is not full: what a kill can cost
+PATIENCE = 2    # seconds to wait for another indexer: a killed one's workers are gone by then
 TELL = 10       # seconds between lines of progress
 LISTED = 20     # unreadable videos that the command line names
-SETTINGS = ('sampling', 'max_frames', 'framerate', 'mask_padding', 'released')  # features depend on them, weights don't tell them
 
 
 # ---- which videos
@@ -127,7 +127,7 @@ def index_videos(sources, out, model=None, device='auto', batch=16, workers=None
     wanted = find_clips([sources] if isinstance(sources, (str, os.PathLike)) else sources)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / 'lock', timeout=2):  # the system's own: it ends with the process that holds it
+        with FileLock(out / 'lock', timeout=PATIENCE):  # the system's own: it ends with the process that holds it
             manifest, model = _begin(out, model, device)
             return _update(out, manifest, model, wanted, batch, workers or min(8, os.cpu_count() or 1), log)
     except Timeout:
@@ -163,8 +163,8 @@ def _update(out, manifest, model, wanted, batch, workers, log):
     held = {name: _held(out, name, entry, manifest['fingerprint'], log) for name, entry in manifest['shards'].items()}
     before = {key for rows in held.values() for key, _ in rows}
     if before and not before & wanted.keys():
-        raise ValueError(f'{out} holds {len(before)} videos, none of which is among the {len(wanted)} given here. Name all folders '
-                         f'in one go, or another gallery for these')
+        raise ValueError(f'{out} holds {len(before)} videos, none of which is among the {len(wanted)} given here. Name all '
+                         f'folders in one go, or another gallery for these')
     keep = {name: [row for row, (key, stat) in enumerate(rows) if stats.get(key) == stat] for name, rows in held.items()}
     known = {held[name][row][0] for name, rows in keep.items() for row in rows}
     writer = Writer(out, manifest)
@@ -194,7 +194,7 @@ def _repack(writer, keep):
     """Shards that lose rows are written anew without them, together with short ones, so that many small runs leave few files."""
     shards, mark = writer.manifest['shards'], writer.manifest['fingerprint']
     short = [name for name, rows in keep.items() if len(rows) <= ROWS // 2]
-    touched = [name for name, rows in keep.items() if len(rows) < shards[name]['rows'] or name in short[:-1]]
+    touched = [name for name, rows in keep.items() if len(rows) < shards[name]['rows'] or name in short and len(short) > 1]
     for name in touched:
         if keep[name]:
             with opened(writer.folder, name, shards[name], mark) as shard:
@@ -236,7 +236,7 @@ def _add(writer, model, todo, batch, workers, log):
 def main(argv=None):
     """Encode the videos of folders into a gallery that `glscl search` searches; a later run adds, removes and goes on."""
     parser = argparse.ArgumentParser(prog='glscl index', description=main.__doc__)
-    parser.add_argument('videos', nargs='+', help='folders (mp4, webm, avi, mkv, mov at any depth), or tables with path and caption')
+    parser.add_argument('videos', nargs='+', help='folders (mp4, webm, avi, mkv, mov at any depth), or tables of paths')
     parser.add_argument('--out', required=True, help='the folder of the gallery; it comes to hold exactly these videos')
     parser.add_argument('--model', help="a checkpoint or a run's folder (default: the gallery's own, else the shipped one)")
     parser.add_argument('--device', default='auto')

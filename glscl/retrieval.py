@@ -205,7 +205,8 @@ def table(queries, results):
 
 def thumbnails(result, config, best=3):
     """[(data URI of a JPEG, frame)] of the frames that the text weighed most; raises VideoError or OSError."""
-    frames, indices = read_frames(result.path, config.max_frames, config.framerate, None, result.start, result.end, config.sampling)
+    how = config.max_frames, config.framerate, None, result.start, result.end, config.sampling
+    frames, indices = read_frames(result.path, *how)
     pictures, seen = [], {int(index): frame for index, frame in zip(indices, frames)}
     for frame in result.frames[:best]:
         if frame['index'] not in seen:
@@ -217,8 +218,9 @@ def thumbnails(result, config, best=3):
     return pictures
 
 
-STYLE = ('body{font:15px sans-serif;margin:2em;max-width:60em}li{margin:0 0 1.5em}figure{display:inline-block;margin:.3em .6em 0 0}'
-         'figcaption{color:#555;font-size:13px}.none{color:#a00}code{overflow-wrap:anywhere}')
+STYLE = ('body{font:15px sans-serif;margin:2em;max-width:60em}li{margin:0 0 1.5em}'
+         'figure{display:inline-block;margin:.3em .6em 0 0}figcaption{color:#555;font-size:13px}'
+         '.none{color:#a00}code{overflow-wrap:anywhere}')
 
 
 def page(queries, results, config):

@@ -53,15 +53,17 @@ def read_manifest(folder, mark=None):
     try:
         manifest = json.loads(path.read_text(encoding='utf-8'))
         made_by = manifest['fingerprint'], manifest['model'], manifest['shards'], manifest['unreadable']
+        if any(Path(name).name != name or not name.endswith('.safetensors') for name in made_by[2]):
+            raise ValueError('a shard lies outside the folder')
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file, so {folder} is not a gallery; `glscl index VIDEOS --out {folder}` '
                                 f'makes one') from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path} is damaged ({error!r}). Delete the folder and index again') from None
     if mark not in (None, made_by[0]):
-        raise ValueError(f'{folder} was made by another model (fingerprint {made_by[0][:8]} of {made_by[1] or "the shipped model"}; '
-                         f'this one has {mark[:8]}), and features of two models cannot be compared. Name that model with '
-                         f'--model, or index the videos with this one into another folder')
+        raise ValueError(f'{folder} was made by another model ({made_by[1] or "no file named"}, fingerprint {made_by[0][:8]}; '
+                         f'this one: {mark[:8]}), and features of two models cannot be compared. Name that model, or index the '
+                         f'videos with this one into another folder')
     return manifest
 
 
