@@ -242,11 +242,15 @@ def main(argv=None):
     parser.add_argument('--device', default='auto')
     parser.add_argument('--batch', type=int, default=16, help='videos encoded at once')
     parser.add_argument('--workers', type=int, help='processes that decode')
+    parser.add_argument('--shortlist', action='store_true', help='also an approximate index (faiss) for `glscl search --shortlist`')
     args = parser.parse_args(argv)
     try:
         done = index_videos(args.videos, args.out, args.model, args.device, args.batch, args.workers,
                             lambda line: print(line, flush=True))
-    except (ValueError, OSError) as error:
+        if args.shortlist and done['videos']:
+            from . import retrieval, shortlist
+            shortlist.build(retrieval.Gallery(args.out, args.model, args.device))
+    except (ValueError, OSError, ImportError) as error:
         parser.exit(1, f'glscl index: {error}\n')
     print(f'{args.out} holds {done["videos"]} videos: {done["added"]} added or encoded again, {done["removed"]} removed, '
           f'{len(done["unreadable"])} unreadable')

@@ -46,19 +46,18 @@ class Result:
 
 # ---- top-k
 
-def ordered(scores, first):
-    """A whole number a score, the greater the better, and of equal scores the smaller index: [T, n] float32 -> [T, n] int64.
+def ordered(scores, places):
+    """A whole number a score, the greater the better, and of equal scores the smaller place: [T, n] float32 -> [T, n] int64.
 
-    Column j has index first + j. Upper half: the float's bits, made to grow with its value; lower half: the index, falling.
-    So a plain top-k of these numbers is exact, with ties told apart, in whatever chunks they come. NaN counts as -inf."""
+    places [n]: of each column. Upper half: the float's bits, made to grow with its value; lower half: the place, falling. So a plain top-k of these numbers is exact, with ties told apart, in whatever chunks they come. NaN counts as -inf."""
     low = float('-inf')
     bits = (scores.nan_to_num(low, float('inf'), low) + 0.0).contiguous().view(torch.int32).long()  # + 0.0: -0 is 0
     bits = torch.where(bits < 0, bits ^ 0x7fffffff, bits)
-    return bits << 32 | 0xffffffff - torch.arange(first, first + scores.shape[1])
+    return bits << 32 | 0xffffffff - places
 
 
 def undo(keys):
-    """(scores float32, indices int64) of the numbers of `ordered`."""
+    """(scores float32, places int64) of the numbers of `ordered`."""
     bits = keys >> 32
     bits = torch.where(bits < 0, bits ^ 0x7fffffff, bits)
     return bits.int().view(torch.float32), 0xffffffff - (keys & 0xffffffff)
@@ -104,19 +103,22 @@ class Gallery:
         with autocast(device):
             return Texts.cat([self.model.encode_texts(*part) for part in zip(ids.split(batch), mask.split(batch))])
 
-    def search(self, queries, k=5, chunk=CHUNK):
-        """The k best videos of a text: list[Result], best first; of several texts (a list): one such list each.
+    def search(self, queries, k=5, chunk=CHUNK, shortlist=None):
+        """The k best videos of a text: list[Result], best first; of several (a list of texts, or Texts): one such list each.
 
         Exact: the scores of GLSCL.similarity over the features as stored, ties by place in the gallery. Working memory grows
-        with chunk and the number of texts. Under torch.distributed each process reads its share of the shards, and all get
+        with chunk and the number of texts. shortlist=n: only the videos that `glscl.shortlist` finds nearest, n a text, are
+        scored (exactly). Under torch.distributed each process reads its share of the shards, and all get
         the same answer. A shard that cannot be used is named and left out; with none left, ValueError."""
         if k < 1:
             raise ValueError(f'k must be 1 or more, not {k}')
-        texts = self.encode_texts([queries] if isinstance(queries, str) else list(queries))
+        texts = queries
+        if not isinstance(queries, Texts):
+            texts = self.encode_texts([queries] if isinstance(queries, str) else list(queries))
         for _ in range(3):
             self._refresh()
             self.problems = []
-            results = self._results(texts, *undo(self._best(texts, k, chunk)))
+            results = self._results(texts, *undo(self._best(texts, k, chunk, shortlist)))
             if not self.problems or not self._refresh():  # a shard may be gone because an indexer put another in its place
                 break
         for problem in self.problems:
@@ -127,17 +129,19 @@ class Gallery:
         return results[0] if isinstance(queries, str) else results
 
     @torch.no_grad()
-    def _best(self, texts, k, chunk):
+    def _best(self, texts, k, chunk, shortlist):
         """Keys of the k best: [T, k] int64, EMPTY where there are fewer."""
-        best = torch.full((len(texts), k), EMPTY)
+        best, places = torch.full((len(texts), k), EMPTY), None
+        if shortlist and len(self):
+            from .shortlist import candidates
+            places = torch.from_numpy(candidates(self, texts, shortlist))
         rank, world = _rank_and_world()
         for (name, entry), end in list(zip(self.shards, self.ends))[rank::world]:
+            first = end - entry['rows']
+            rows = torch.arange(entry['rows']) if places is None else places[(places >= first) & (places < end)] - first
             try:
-                with opened(self.folder, name, entry, self.mark) as shard:
-                    for row in range(0, entry['rows'], chunk):
-                        videos = features(shard, slice(row, min(row + chunk, entry['rows'])))
-                        S = self.model.similarity(texts, videos.to(texts.sentence.device)).float().cpu()
-                        best = best_of(torch.cat([best, ordered(S, end - entry['rows'] + row)], 1), k)
+                for S, part in self._scores(name, entry, texts, rows, chunk):
+                    best = best_of(torch.cat([best, ordered(S, first + part)], 1), k)
             except ShardError as error:
                 self.problems.append(str(error))
         if world > 1:
@@ -147,11 +151,19 @@ class Gallery:
             self.problems = [problem for _, problems in parts for problem in problems]
         return best
 
-    def _results(self, texts, scores, indices):
-        """list[list[Result]] of scores, indices [T, k]; what `ordered` never gave (EMPTY) has no place in the gallery."""
-        there, rows = (indices < len(self)) & (scores > float('-inf')), {}
-        for index in indices[there].unique().tolist():
-            rows.setdefault(bisect_right(self.ends, index), []).append(index)
+    def _scores(self, name, entry, texts, rows, chunk):
+        """(S [T, n], rows [n]) of these rows of a shard, a chunk at a time; a shard without any is not opened."""
+        for part in rows.split(chunk) if len(rows) else ():
+            with opened(self.folder, name, entry, self.mark) as shard:
+                whole = len(part) == part[-1] - part[0] + 1
+                videos = features(shard, slice(int(part[0]), int(part[-1]) + 1)) if whole else features(shard)[part]
+                yield self.model.similarity(texts, videos.to(texts.sentence.device)).float().cpu(), part
+
+    def _results(self, texts, scores, places):
+        """list[list[Result]] of scores, places [T, k]; what `ordered` never gave (EMPTY) has no place in the gallery."""
+        there, rows = (places < len(self)) & (scores > float('-inf')), {}
+        for place in places[there].unique().tolist():
+            rows.setdefault(bisect_right(self.ends, place), []).append(place)
         found, c = {}, self.model.config
         for s, wanted in rows.items():
             (name, entry), first = self.shards[s], self.ends[s] - self.shards[s][1]['rows']
@@ -165,7 +177,7 @@ class Gallery:
         results = []
         for t in range(len(texts)):
             e = texts.sentence[t:t + 1].float().cpu()
-            results.append([_result(*found[i], e, score, c) for i, score in zip(indices[t].tolist(), scores[t].tolist())
+            results.append([_result(*found[i], e, score, c) for i, score in zip(places[t].tolist(), scores[t].tolist())
                             if i in found])
         return results
 
@@ -252,6 +264,7 @@ def main(argv=None):
     parser.add_argument('gallery', help='a folder of `glscl index`')
     parser.add_argument('query', nargs='+', help='what the video shows; several texts, each in quotes, are searched in one go')
     parser.add_argument('-k', type=int, default=5, help='how many videos (5)')
+    parser.add_argument('--shortlist', type=int, metavar='N', help='score only the N nearest by an approximate index')
     parser.add_argument('--json', action='store_true', help='print JSON')
     parser.add_argument('--html', metavar='FILE', help='write a page with pictures')
     parser.add_argument('--model', help="a checkpoint or a run's folder (default: the one that made the gallery)")
@@ -262,10 +275,10 @@ def main(argv=None):
             stream.reconfigure(errors='backslashreplace')  # names that are not text in the terminal's encoding
     try:
         gallery = Gallery(args.gallery, args.model, args.device, lambda line: print(f'warning: {line}', file=sys.stderr))
-        results = gallery.search(args.query, args.k)
+        results = gallery.search(args.query, args.k, shortlist=args.shortlist)
         if args.html:
             Path(args.html).write_text(page(args.query, results, gallery.model.config), 'utf-8', 'backslashreplace')
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         parser.exit(1, f'glscl search: {error}\n')
     if args.json:
         print(json.dumps([dict(query=query, results=[dataclasses.asdict(r) for r in found])

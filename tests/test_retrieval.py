@@ -106,7 +106,7 @@ def test_stored_features_are_the_models_in_half_precision(gallery, films, splits
 
 def test_ordered_keys_sort_by_score_then_by_place():
     scores = torch.tensor([[0.5, -0.0, 0.0, -1.5, float('nan'), 0.5, 3e38, -3e38, -1e-40, float('inf'), 1e-40]])
-    keys = torch.cat([retrieval.ordered(scores[:, :4], 10), retrieval.ordered(scores[:, 4:], 14)], 1)
+    keys = torch.cat([retrieval.ordered(scores[:, :4], torch.arange(10, 14)), retrieval.ordered(scores[:, 4:], torch.arange(14, 21))], 1)
     back, places = retrieval.undo(retrieval.best_of(keys, 11))
     assert places[0].sub(10).tolist() == [9, 6, 0, 5, 10, 1, 2, 8, 3, 7, 4]
     assert torch.equal(back[0][:5], scores[0][[9, 6, 0, 5, 10]])
@@ -181,7 +181,7 @@ def test_many_small_runs_leave_few_shards(films, checkpoint, tmp_path, monkeypat
         shutil.copy(path, films)
         index_videos(films, tmp_path / 'g', checkpoint, 'cpu', workers=1, log=None)
     assert paths_in(tmp_path / 'g') == videos_below(films)
-    assert len(list((tmp_path / 'g').glob('*.safetensors'))) <= 3
+    assert len(list((tmp_path / 'g').glob('*.safetensors'))) <= 4
 
 
 def test_unreadable_videos_are_listed_and_tried_again_once_changed(films, checkpoint, tmp_path, capsys):

@@ -1,0 +1,133 @@
+"""Search in a gallery of generated features: time, memory, bytes, and what a shortlist misses.
+
+    python -m glscl.bench_retrieval --videos 100000 [--shortlist]
+
+Features are generated, not encoded: a video and its text share 32 numbers, to which each frame, word and concept adds noise.
+Widths and scoring are the shipped model's (D = 128, F = 12, Q = 8), so times and bytes are as for real videos of that model;
+the recall of a shortlist depends on the features, and is that of these.
+"""
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from . import retrieval, shards, shortlist
+from .interaction import gram
+from .model import Texts, Videos
+from .runtime import machine
+from .training import load_model
+
+LATENT, NOISE = 32, 1.0
+
+
+class Made:
+    """Generated videos and texts, always the same: video n belongs to text n."""
+
+    def __init__(self, model):
+        c, draw = model.config, torch.Generator().manual_seed(0)
+        self.D, self.F, self.Q = model.clip.width, c.max_frames, c.num_queries
+        self.to_whole = torch.randn(LATENT, self.D, generator=draw)
+        self.to_concepts = torch.randn(self.Q, LATENT, self.D, generator=draw)
+
+    def _concepts(self, z, draw):
+        c = torch.einsum('nz,qzd->nqd', z, self.to_concepts)
+        return F.normalize(c + 3 * NOISE * torch.randn(c.shape, generator=draw), dim=-1)
+
+    def _latent(self, first, n):
+        return torch.cat([torch.randn(1, LATENT, generator=torch.Generator().manual_seed(v)) for v in range(first, first + n)])
+
+    def videos(self, first, n):
+        draw, z = torch.Generator().manual_seed(first + 1), self._latent(first, n)
+        moved = z[:, None] + NOISE * torch.randn(n, self.F, LATENT, generator=draw)   # each frame shows something else as well
+        y = (10 * F.normalize(moved @ self.to_whole, dim=-1)).half()
+        return Videos(y, torch.ones(n, self.F, dtype=torch.bool), gram(y), self._concepts(z, draw).half())
+
+    def texts(self, n, total):
+        draw, step = torch.Generator().manual_seed(-1), max(1, total // n)
+        z = torch.cat([self._latent(v * step, 1) for v in range(n)]) + NOISE * torch.randn(n, LATENT, generator=draw)
+        e = 10 * F.normalize(z @ self.to_whole, dim=-1)
+        return Texts(e, e[:, None], torch.ones(n, 1, dtype=torch.bool), self._concepts(z, draw))
+
+
+def generate(folder, model, n):
+    """A gallery of n generated videos; returns the seconds it took."""
+    start, made = time.perf_counter(), Made(model)
+    writer = shards.Writer(folder, dict(fingerprint=shards.fingerprint(model), model=None, shards={}, unreadable=[]))
+    for first in range(0, n, shards.ROWS):
+        rows = range(first, min(first + shards.ROWS, n))
+        clips = [dict(id=str(v), path=f'/generated/{v}.mp4', start=None, end=None, size=0, mtime=0, fps=25.0,
+                      indices=list(range(0, 25 * model.config.max_frames, 25))) for v in rows]
+        writer.add(list(map(json.dumps, clips)), made.videos(first, len(rows)))
+    writer.commit()
+    return time.perf_counter() - start
+
+
+def high_water():
+    """The most memory this process has held so far, MB (None where the system does not tell)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == 'darwin' else 2 ** 10))
+
+
+def timed(run, repeats=5):
+    """(median seconds of repeats after the first, seconds of the first, what it gave)"""
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        given = run()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:]), seconds[0], given
+
+
+def recall(exact, found):
+    """The share of the exact answer that was found, over all texts."""
+    hits = sum(len({r.path for r in a} & {r.path for r in b}) for a, b in zip(exact, found))
+    return hits / sum(map(len, exact))
+
+
+def main(argv=None):
+    """Generate a gallery, search it, print what that took."""
+    parser = argparse.ArgumentParser(prog='python -m glscl.bench_retrieval', description=main.__doc__)
+    parser.add_argument('--videos', type=int, nargs='+', default=[1000, 10_000])
+    parser.add_argument('--shortlist', action='store_true', help='also the approximate first stage (needs faiss)')
+    parser.add_argument('--dir', help='where to put it (default: a temporary folder)')
+    args = parser.parse_args(argv)
+    model, where = load_model(), machine()
+    print(f'{where["hardware"]}, {where["threads"]} threads, torch {where["versions"]["torch"]}; generated features, D = '
+          f'{model.clip.width}, F = {model.config.max_frames}, Q = {model.config.num_queries}; k = 10; median of 5 after the first')
+    for n in args.videos:
+        with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+            report(Path(folder), model, n, args.shortlist)
+
+
+def report(folder, model, n, approximate):
+    made, seconds = Made(model), generate(folder, model, n)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f'\n{n:,} videos: {size / 1e6:,.0f} MB, {size / n:,.0f} bytes a video; generated in {seconds:.0f} s')
+    gallery, before, exact = retrieval.Gallery(folder, model), high_water(), None
+    for t in (1, 100):
+        median, first, exact = timed(lambda: gallery.search(made.texts(t, n), 10))
+        right = sum(f'/generated/{v * max(1, n // t)}.mp4' == found[0].path for v, found in enumerate(exact)) / t
+        print(f'  exact, {t:3} texts: {median:.3f} s (the first time {first:.3f} s); own video first for {right:.0%}')
+    print(f'  memory: {high_water()} MB at most, {before} MB before the first search')
+    if approximate:
+        start = time.perf_counter()
+        path = shortlist.build(gallery)
+        print(f'  shortlist: {path.stat().st_size / 1e6:,.0f} MB, {path.stat().st_size / n:,.0f} bytes a video, '
+              f'made in {time.perf_counter() - start:.0f} s')
+        for length in (10, 100, 1000):
+            one, _, _ = timed(lambda: gallery.search(made.texts(1, n), 10, shortlist=length))
+            median, _, found = timed(lambda: gallery.search(made.texts(100, n), 10, shortlist=length))
+            print(f'  shortlist of {length:4}: {recall(exact, found):6.1%} of the exact 10 best; 1 text {one:.3f} s, 100 texts {median:.3f} s')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,99 @@
+"""An approximate first stage for galleries beyond memory, on faiss (pip install glscl[search]): whom to score exactly.
+
+A video is one vector, its mean frame and its concepts, a text its sentence and its concepts, so weighed that their inner
+product is the score of the paper with mean pooling in place of the global module: cos(e, mean y) + lambda S_l. The nearest
+vectors are the shortlist; `Gallery.search(..., shortlist=n)` gives these their exact scores.
+"""
+import hashlib
+import math
+import os
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .shards import features, opened
+
+SMALL = 10_000    # videos: up to here every vector is kept and compared as it is
+TRAIN = 40        # vectors a cell of the index is learnt from
+
+
+def video_vectors(videos, local_weight):
+    """Videos -> float32 [V, D + Q D]; only [V, D] without a local module."""
+    mean = (videos.frames.float() * videos.mask[..., None]).sum(1)
+    return _joined(mean, videos.concepts, local_weight)
+
+
+def text_vectors(texts, local_weight):
+    """Texts -> float32 [T, D + Q D], for the inner product with `video_vectors`."""
+    return _joined(texts.sentence, texts.concepts, local_weight)
+
+
+def _joined(whole, concepts, local_weight):
+    parts = [F.normalize(whole.float(), dim=-1)]
+    if concepts is not None:
+        parts.append(concepts.float().flatten(1) * math.sqrt(local_weight / concepts.shape[1]))
+    return torch.cat(parts, 1).cpu().numpy()
+
+
+def faiss():
+    """The module, or a word on how to get it."""
+    try:
+        import faiss as module
+    except ImportError:
+        raise ImportError('a shortlist needs faiss: pip install faiss-cpu (or glscl[search]). Search without one is exact, '
+                          'and needs nothing more') from None
+    return module
+
+
+def file_of(gallery):
+    """Where the index of a gallery lies; its name tells the shards, so that a gallery that has changed has none."""
+    mark = hashlib.sha256(repr([name for name, _ in gallery.shards]).encode()).hexdigest()[:16]
+    return gallery.folder / f'shortlist-{mark}.faiss'
+
+
+def build(gallery, kind=None, probe=None):
+    """Make and keep the index of a Gallery; returns its path. A shard at a time is in memory, and the vectors learnt from.
+
+    kind: a string of faiss.index_factory; by default "Flat" up to SMALL videos, else inverted lists of product codes, a byte
+    for 16 numbers. probe: lists looked through for a text (a sixteenth of them)."""
+    lib, N, weight = faiss(), len(gallery), gallery.model.config.local_weight
+    cells = max(1, round(math.sqrt(N)))
+    learnt = _sample(gallery, min(N, max(TRAIN * cells, 10_000)))
+    width = learnt.shape[1]
+    index = lib.index_factory(width, kind or ('Flat' if N <= SMALL else f'IVF{cells},PQ{width // 16}'), lib.METRIC_INNER_PRODUCT)
+    index.train(learnt)
+    for name, entry in gallery.shards:
+        with opened(gallery.folder, name, entry, gallery.mark) as shard:
+            index.add(video_vectors(features(shard), weight))
+    if hasattr(index, 'nprobe'):
+        index.nprobe = probe or max(8, index.nlist // 16)
+    path = file_of(gallery)
+    half = path.with_name(f'.{path.name}.half')
+    lib.write_index(index, os.fspath(half))
+    os.replace(half, path)
+    for old in set(gallery.folder.glob('shortlist-*.faiss')) - {path}:
+        old.unlink()
+    return path
+
+
+def _sample(gallery, n):
+    """Vectors of n videos, evenly from all shards."""
+    share, parts = n / len(gallery), []
+    for name, entry in gallery.shards:
+        rows = np.linspace(0, entry['rows'] - 1, max(1, round(share * entry['rows']))).astype(int)
+        with opened(gallery.folder, name, entry, gallery.mark) as shard:
+            parts.append(video_vectors(features(shard)[rows], gallery.model.config.local_weight))
+    return np.concatenate(parts)
+
+
+def candidates(gallery, texts, n):
+    """Sorted places in the gallery of the n nearest videos of each text, all texts together: int64 [up to T n]."""
+    path = file_of(gallery)
+    if path != getattr(gallery, '_nearest', (None,))[0]:
+        if not path.is_file():
+            raise ValueError(f'{gallery.folder} has no shortlist, or has changed since; `glscl index … --shortlist` makes one')
+        gallery._nearest = path, faiss().read_index(os.fspath(path))
+    vectors = text_vectors(texts, gallery.model.config.local_weight)
+    _, places = gallery._nearest[1].search(vectors, min(n, len(gallery)))
+    return np.unique(places[places >= 0])
