@@ -242,7 +242,7 @@ def main(argv=None):
     parser.add_argument('--device', default='auto')
     parser.add_argument('--batch', type=int, default=16, help='videos encoded at once')
     parser.add_argument('--workers', type=int, help='processes that decode')
-    parser.add_argument('--shortlist', action='store_true', help='also an approximate index (faiss) for `glscl search --shortlist`')
+    parser.add_argument('--shortlist', action='store_true', help='also the index (faiss) for `glscl search --shortlist`')
     args = parser.parse_args(argv)
     try:
         done = index_videos(args.videos, args.out, args.model, args.device, args.batch, args.workers,

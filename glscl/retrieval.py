@@ -49,7 +49,8 @@ class Result:
 def ordered(scores, places):
     """A whole number a score, the greater the better, and of equal scores the smaller place: [T, n] float32 -> [T, n] int64.
 
-    places [n]: of each column. Upper half: the float's bits, made to grow with its value; lower half: the place, falling. So a plain top-k of these numbers is exact, with ties told apart, in whatever chunks they come. NaN counts as -inf."""
+    places [n]: of each column. Upper half: the float's bits, made to grow with its value; lower half: the place, falling. So a
+    plain top-k of these numbers is exact, with ties told apart, in whatever chunks they come. NaN counts as -inf."""
     low = float('-inf')
     bits = (scores.nan_to_num(low, float('inf'), low) + 0.0).contiguous().view(torch.int32).long()  # + 0.0: -0 is 0
     bits = torch.where(bits < 0, bits ^ 0x7fffffff, bits)
@@ -169,9 +170,8 @@ class Gallery:
             (name, entry), first = self.shards[s], self.ends[s] - self.shards[s][1]['rows']
             try:
                 with opened(self.folder, name, entry, self.mark) as shard:
-                    lines = clip_lines(shard)
-                    found.update((i, (json.loads(lines[i - first]), features(shard, slice(i - first, i - first + 1)).float()))
-                                 for i in wanted)
+                    lines, videos = clip_lines(shard), features(shard)[[place - first for place in wanted]].float()
+                found.update((place, (json.loads(lines[place - first]), videos[n:n + 1])) for n, place in enumerate(wanted))
             except ShardError as error:
                 self.problems.append(str(error))
         results = []

@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import torch.multiprocessing
 
 import glscl
-from glscl import index, retrieval, shards
+from glscl import bench_retrieval, index, retrieval, shards, shortlist
 from glscl.index import find_clips, index_videos
 from glscl.model import Videos
 from glscl.training import encode, save_model
@@ -106,7 +107,8 @@ def test_stored_features_are_the_models_in_half_precision(gallery, films, splits
 
 def test_ordered_keys_sort_by_score_then_by_place():
     scores = torch.tensor([[0.5, -0.0, 0.0, -1.5, float('nan'), 0.5, 3e38, -3e38, -1e-40, float('inf'), 1e-40]])
-    keys = torch.cat([retrieval.ordered(scores[:, :4], torch.arange(10, 14)), retrieval.ordered(scores[:, 4:], torch.arange(14, 21))], 1)
+    parts = [retrieval.ordered(part, places) for part, places in zip(scores.split([4, 7], 1), torch.arange(10, 21).split([4, 7]))]
+    keys = torch.cat(parts, 1)
     back, places = retrieval.undo(retrieval.best_of(keys, 11))
     assert places[0].sub(10).tolist() == [9, 6, 0, 5, 10, 1, 2, 8, 3, 7, 4]
     assert torch.equal(back[0][:5], scores[0][[9, 6, 0, 5, 10]])
@@ -442,3 +444,57 @@ def test_senseless_questions(gallery, capsys, arguments, message):
     with pytest.raises(SystemExit):
         retrieval.main([str(gallery), *arguments])
     assert message in capsys.readouterr().err
+
+
+# ---- the approximate first stage
+
+def test_shortlist_vectors_give_the_score_with_mean_pooling(gallery):
+    found = open_gallery(gallery)
+    videos, texts, weight = everything(gallery)[1], found.encode_texts(TEXTS), found.model.config.local_weight
+    products = shortlist.text_vectors(texts, weight) @ shortlist.video_vectors(videos, weight).T
+    for t in range(len(TEXTS)):
+        for v in range(len(videos)):
+            y = videos.frames[v][videos.mask[v]].float().mean(0)
+            cosine = torch.cosine_similarity(texts.sentence[t], y, dim=0)
+            local = sum(texts.concepts[t, q] @ videos.concepts[v, q].float() for q in range(3)) / 3
+            assert products[t, v] == pytest.approx(float(cosine + weight * local), abs=1e-4)
+
+
+def test_what_is_on_the_shortlist_has_its_exact_score(gallery, monkeypatch):
+    found = open_gallery(gallery)
+    exact = found.search(TEXTS, 12)
+    monkeypatch.setattr(shortlist, 'candidates', lambda *_: numpy.array([0, 4, 5, 7, 11]))
+    paths = everything(gallery)[0]
+    for some, of_all in zip(found.search(TEXTS, 12, shortlist=5), exact):
+        expected = [r for r in of_all if paths.index(r.path) in (0, 4, 5, 7, 11)]
+        assert [r.path for r in some] == [r.path for r in expected]
+        assert [r.score for r in some] == pytest.approx([r.score for r in expected], abs=1e-6)
+
+
+def test_a_shortlist_as_long_as_the_gallery_is_exact_and_one_of_another_state_is_refused(gallery, films):
+    pytest.importorskip('faiss')
+    found = open_gallery(gallery)
+    shortlist.build(found)
+    assert found.search(TEXTS, 5, shortlist=12) == found.search(TEXTS, 5)
+    near = found.search(TEXTS[0], 2, shortlist=3)
+    assert len(near) == 2 and {r.path for r in near} <= {r.path for r in found.search(TEXTS[0], 12)}
+    (films / 'test0003.mp4').unlink()
+    index_videos(films, gallery, device='cpu', workers=1, log=None)
+    with pytest.raises(ValueError, match='has changed since'):
+        open_gallery(gallery).search(TEXTS, 5, shortlist=12)
+    assert index.main([str(films), '--out', str(gallery), '--shortlist']) == 0
+    assert len(open_gallery(gallery).search(TEXTS[0], 20, shortlist=12)) == 11
+
+
+def test_without_faiss_a_shortlist_says_how_to_get_it(gallery, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'faiss', None)
+    with pytest.raises(ImportError, match='pip install'):
+        shortlist.build(open_gallery(gallery))
+
+
+def test_bench_finds_what_it_generated(tmp_path, model, capsys):
+    made = bench_retrieval.Made(model)
+    bench_retrieval.generate(tmp_path, model, 50)
+    found = glscl.Gallery(tmp_path, model).search(made.texts(50, 50), 1)
+    assert sum(f'/generated/{v}.mp4' == row[0].path for v, row in enumerate(found)) > 40
+    assert bench_retrieval.recall([found[0]], [found[1]]) in (0, 1) and bench_retrieval.recall(found, found) == 1
