@@ -1,15 +1,15 @@
 """Search in a gallery of generated features: time, memory, bytes, and what a shortlist misses.
 
-    python -m glscl.bench_retrieval --videos 100000 [--shortlist]
+    python -m glscl.bench_retrieval --videos 10000 100000 [--shortlist] [--threads 1]
 
 Features are generated, not encoded: a video and its text share 32 numbers, to which each frame, word and concept adds noise.
 Widths and scoring are the shipped model's (D = 128, F = 12, Q = 8), so times and bytes are as for real videos of that model;
 the recall of a shortlist depends on the features, and is that of these.
 """
 import argparse
+import contextlib
 import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -68,13 +68,19 @@ def generate(folder, model, n):
     return time.perf_counter() - start
 
 
-def high_water():
-    """The most memory this process has held so far, MB (None where the system does not tell)."""
+def memory(what):
+    """MB that this process holds: "VmRSS" now, "VmHWM" at most since `forget_memory`; None where there is no Linux to tell."""
     try:
-        import resource
-    except ImportError:
+        lines = Path('/proc/self/status').read_text().splitlines()
+    except OSError:
         return None
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == 'darwin' else 2 ** 10))
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(what))
+
+
+def forget_memory():
+    """Count "VmHWM" from here on."""
+    with contextlib.suppress(OSError):
+        Path('/proc/self/clear_refs').write_text('5')
 
 
 def timed(run, repeats=5):
@@ -106,8 +112,8 @@ def main(argv=None):
         if args.shortlist:
             shortlist.faiss().omp_set_num_threads(args.threads)
     model, where = load_model(), machine()
-    print(f'{where["hardware"]}, {where["threads"]} threads, torch {where["versions"]["torch"]}; generated '
-          f'features, D = {model.clip.width}, F = {model.config.max_frames}, Q = {model.config.num_queries}; k = 10; median of 5 after the first')
+    print(f'{where["hardware"]}, {where["threads"]} threads, torch {where["versions"]["torch"]}; k = 10; median of 5 after one\n'
+          f'generated features, D = {model.clip.width}, F = {model.config.max_frames}, Q = {model.config.num_queries}')
     for n in args.videos:
         with tempfile.TemporaryDirectory(dir=args.dir) as folder:
             report(Path(folder), model, n, args.shortlist)
@@ -117,14 +123,15 @@ def report(folder, model, n, approximate):
     made, seconds = Made(model), generate(folder, model, n)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f'\n{n:,} videos: {size / 1e6:,.0f} MB, {size / n:,.0f} bytes a video; generated in {seconds:.0f} s')
-    gallery, before, exact = retrieval.Gallery(folder, model), high_water(), None
+    gallery, before = retrieval.Gallery(folder, model), memory('VmRSS')
     alone, texts = made.texts(1, n), made.texts(100, n)
+    forget_memory()
     for batch in (alone, texts):
         median, first, exact = timed(lambda: gallery.search(batch, 10))
         t = len(batch)
         right = sum(f'/generated/{v * max(1, n // t)}.mp4' == found[0].path for v, found in enumerate(exact)) / t
         print(f'  exact, {t:3} texts: {median:.3f} s (the first time {first:.3f} s); own video first for {right:.0%}')
-    print(f'  memory: {high_water()} MB at most, {before} MB before the first search')
+    print(f'  memory: {memory("VmHWM")} MB at most, {before} MB before the first search (Python, torch, the model)')
     if approximate:
         start = time.perf_counter()
         path = shortlist.build(gallery)
