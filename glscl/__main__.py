@@ -16,6 +16,8 @@ def main():
         print('usage: glscl COMMAND [--help]\n\n' + '\n'.join(f'  {name:12} {text}' for name, text in COMMANDS.items()))
         return 0 if sys.argv[1:] in ([], ['-h'], ['--help']) else 2
     command = sys.argv.pop(1)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors='backslashreplace')  # for names of files that the terminal's encoding lacks
     return importlib.import_module(f'glscl.{MODULES.get(command, command)}').main()
 
 

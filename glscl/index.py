@@ -70,30 +70,42 @@ def _decode(path, start, end, max_frames, framerate, size, sampling):
         with av.open(path) as container:
             stream = container.streams.best('video')
             return frames, indices, float(stream.average_rate or stream.guessed_rate or 1)
-    except (VideoError, OSError) as error:
-        return str(error), isinstance(error, VideoError)
+    except VideoError as error:
+        return str(error), True
+    except Exception as error:  # a disk that fails, rights that lack: perhaps not the next time
+        return f'{path}: {type(error).__name__} ({error})', False
+
+
+def _result(future):
+    """What a worker found; None if it died."""
+    try:
+        return future and future.result()
+    except BrokenExecutor:
+        return None
 
 
 def _decoded(keys, how, workers, ahead):
     """(key, what `_decode` says of it) in turn, while the next are read. A file that kills its decoder is one bad file."""
     def start():
         return ProcessPoolExecutor(workers, initializer=_with_parent)
+
+    def ask(key):
+        with contextlib.suppress(BrokenExecutor):
+            return key, pool.submit(_decode, *key, *how)
+        return key, None
     pool, keys = start(), iter(keys)
-    waiting = deque((key, pool.submit(_decode, *key, *how)) for key in islice(keys, ahead))
+    waiting = deque(map(ask, islice(keys, ahead)))
     try:
         while waiting:
             key, future = waiting.popleft()
-            try:
-                read = future.result()
-            except BrokenExecutor:  # by this file or by one of those behind it: try it alone
+            read = _result(future)
+            if read is None:  # a worker died of this file, or of one of those behind it: try it alone
                 with ProcessPoolExecutor(1, initializer=_with_parent) as alone:
-                    try:
-                        read = alone.submit(_decode, *key, *how).result()
-                    except BrokenExecutor:
-                        read = f'{key[0]}: the decoder crashed on it. Take it out of the folder', True
+                    read = _result(alone.submit(_decode, *key, *how)) or (f'{key[0]}: the decoder crashed on it. Take it out '
+                                                                          f'of the folder', True)
                 pool = start()
-                waiting = deque((other, pool.submit(_decode, *other, *how)) for other, _ in waiting)
-            waiting.extend((other, pool.submit(_decode, *other, *how)) for other in islice(keys, 1))
+                waiting = deque(ask(other) for other, _ in waiting)
+            waiting.extend(map(ask, islice(keys, 1)))
             yield key, read
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

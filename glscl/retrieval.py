@@ -4,7 +4,6 @@
 """
 import argparse
 import base64
-import contextlib
 import dataclasses
 import html
 import io
@@ -270,9 +269,6 @@ def main(argv=None):
     parser.add_argument('--model', help="a checkpoint or a run's folder (default: the one that made the gallery)")
     parser.add_argument('--device', default='auto')
     args = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors='backslashreplace')  # names that are not text in the terminal's encoding
     try:
         gallery = Gallery(args.gallery, args.model, args.device, lambda line: print(f'warning: {line}', file=sys.stderr))
         results = gallery.search(args.query, args.k, shortlist=args.shortlist)

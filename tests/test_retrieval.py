@@ -1,10 +1,11 @@
 """A gallery on disk: what is in it, what survives, and that its search is exact."""
 import json
+import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch.multiprocessing
 
 import glscl
 from glscl import bench_retrieval, index, retrieval, shards, shortlist
+from glscl.__main__ import main
 from glscl.index import find_clips, index_videos
 from glscl.model import Videos
 from glscl.training import encode, save_model
@@ -121,6 +123,23 @@ def test_equal_videos_come_in_the_gallerys_order(films, checkpoint, tmp_path, sm
     paths = everything(tmp_path / 'g')[0]
     found = [paths.index(r.path) for r in open_gallery(tmp_path / 'g').search(TEXTS[0], 18, 1) if 'test0005' in r.path]
     assert len(found) == 7 and found == sorted(found)
+
+
+def test_progress_tells_how_many_and_how_long(films, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, 'TELL', 0)
+    lines = []
+    index_videos(films, tmp_path / 'g', checkpoint, 'cpu', workers=1, log=lines.append)
+    assert '12 are to be encoded' in lines[0] and len(lines) == 13
+    assert re.fullmatch(r'12 of 12 videos, 0 unreadable, [\d.]+ a second, 0:00:00 left', lines[-1])
+
+
+def test_what_is_done_counts_after_a_while_though_a_shard_is_not_full(films, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, 'SAVE', 0)
+    encode_as_ever, left = index._encode, [1, 1]
+    monkeypatch.setattr(index, '_encode', lambda *batch: left.pop() and encode_as_ever(*batch))
+    with pytest.raises(IndexError):
+        index_videos(films, tmp_path / 'g', checkpoint, 'cpu', batch=4, workers=1, log=None)
+    assert len(paths_in(tmp_path / 'g')) == 8
 
 
 def test_frames_are_told_by_the_weight_the_text_gave_them(gallery):
@@ -242,14 +261,16 @@ def test_links_loops_and_tables(films, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='other systems have no such names')
-def test_names_that_are_not_text(films, checkpoint, tmp_path, capsys):
+def test_names_that_are_not_text(films, checkpoint, tmp_path, capsys, monkeypatch):
     name = os.fsdecode(b'caf\xe9.mp4')
     shutil.copy(films / 'test0003.mp4', films / name)
     done = index_videos(films, tmp_path / 'g', checkpoint, 'cpu', workers=1, log=None)
-    assert done['videos'] + len(done['unreadable']) == 13
+    assert done['videos'] == 13
     page = tmp_path / 'page.html'
-    retrieval.main([str(tmp_path / 'g'), *TEXTS[:1], '-k', '13', '--device', 'cpu', '--html', str(page)])
-    assert 'test0003.mp4' in capsys.readouterr().out and 'test0003.mp4' in page.read_text('utf-8')
+    monkeypatch.setattr(sys, 'argv', ['glscl', 'search', str(tmp_path / 'g'), TEXTS[0], '-k', '13', '--html', str(page)])
+    main()
+    assert 'caf\\udce9.mp4' in capsys.readouterr().out
+    assert 'caf\\udce9.mp4' in page.read_text('utf-8') and 'caf%E9.mp4' in page.read_text('utf-8')
 
 
 def test_a_folder_without_the_old_videos_does_not_empty_the_gallery(gallery, films, tmp_path):
@@ -350,56 +371,59 @@ def test_a_search_follows_an_indexer(gallery, films):
 
 # ---- kills and company
 
-RUN = '''
-import sys, torch
-torch.set_num_threads(1)
-from glscl import index, shards
-shards.ROWS = index.ROWS = int(sys.argv[5])
-put = shards.put
-def slow(path, data):
-    print(path.name, flush=True)
-    half = path.with_name(f'.{path.name}.half')
-    half.write_bytes(data[:len(data) // 2])
-    __import__('time').sleep(float(sys.argv[4]))
-    put(path, data)
-shards.put = index.put = slow
-index.index_videos(sys.argv[1], sys.argv[2], sys.argv[3], 'cpu', batch=3, workers=1)
-'''
+def _index_slowly(told, films, gallery, checkpoint, slow, rows):
+    """Index, dawdling in the middle of each write, which is told of."""
+    put = shards.put
+
+    def slowly(path, data):
+        told.send(path.name)
+        path.with_name(f'.{path.name}.half').write_bytes(data[:len(data) // 2])
+        time.sleep(slow)
+        put(path, data)
+    shards.put = index.put = slowly
+    shards.ROWS = index.ROWS = rows
+    index_videos(films, gallery, checkpoint, 'cpu', batch=3, workers=1, log=None)
 
 
-def start(films, gallery, checkpoint, slow, rows):
-    return subprocess.Popen([sys.executable, '-c', RUN, films, gallery, checkpoint, str(slow), str(rows)], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def start(*arguments):
+    """`_index_slowly` in a process of its own: (process, what tells of its writes)"""
+    fork = multiprocessing.get_context('fork')
+    here, there = fork.Pipe(duplex=False)
+    process = fork.Process(target=_index_slowly, args=(there, *arguments))
+    process.start()
+    return process, here
 
 
-@pytest.mark.skipif(sys.platform == 'win32', reason='SIGKILL')
-@pytest.mark.parametrize('seed', range(2))
-def test_killed_at_any_point_the_gallery_is_whole_and_the_next_run_goes_on(films, checkpoint, tmp_path, seed):
-    gallery, chance = tmp_path / 'g', random.Random(seed)
-    process = start(films, gallery, checkpoint, 0.05, 3)
-    for _ in range(chance.randint(3, 8)):  # that many writes begin
-        process.stdout.readline()
-    time.sleep(chance.uniform(0, 0.1))
+@pytest.mark.skipif(sys.platform == 'win32', reason='no fork')
+@pytest.mark.parametrize('writes', range(1, 9))
+def test_killed_at_any_point_the_gallery_is_whole_and_the_next_run_goes_on(films, checkpoint, tmp_path, writes):
+    gallery, chance = tmp_path / 'g', random.Random(writes)
+    process, told = start(films, gallery, checkpoint, 0.1, 3)
+    for _ in range(writes):
+        told.recv()
+    time.sleep(chance.uniform(0, 0.15))
     process.kill()
-    process.wait()
-    held = paths_in(gallery) if json.loads((gallery / 'gallery.json').read_text())['shards'] else []
+    process.join()
+    manifest = gallery / 'gallery.json'
+    held = paths_in(gallery) if manifest.exists() and json.loads(manifest.read_text())['shards'] else []
     assert set(held) <= set(videos_below(films)) and len(held) == len(set(held))
+    assert writes < 4 or held
     if held:
         assert len(open_gallery(gallery).search(TEXTS[0], 12)) == len(held)
-    done = index_videos(films, gallery, device='cpu', workers=1, log=None)
+    done = index_videos(films, gallery, checkpoint, 'cpu', workers=1, log=None)
     assert done['added'] == 12 - len(held) and paths_in(gallery) == videos_below(films)
     assert {p.name for p in gallery.iterdir()} == {'gallery.json', 'lock', *(p.name for p in shard_files(gallery))}
 
 
+@pytest.mark.skipif(sys.platform == 'win32', reason='no fork')
 def test_two_indexers_at_once(films, checkpoint, tmp_path, monkeypatch):
-    first = start(films, tmp_path / 'g', checkpoint, 1, 1024)
-    while 'videos stay' not in first.stdout.readline():
-        assert first.poll() is None
+    process, told = start(films, tmp_path / 'g', checkpoint, 1, 1024)
+    told.recv()
     monkeypatch.setattr(index, 'PATIENCE', 0.1)
     with pytest.raises(ValueError, match='another process is indexing'):
         index_videos(films, tmp_path / 'g', checkpoint, 'cpu', log=None)
-    first.communicate()
-    assert first.returncode == 0 and paths_in(tmp_path / 'g') == videos_below(films)
+    process.join()
+    assert process.exitcode == 0 and paths_in(tmp_path / 'g') == videos_below(films)
 
 
 def test_a_full_disk_leaves_what_was_there(gallery, films, monkeypatch):
