@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from .shards import features, opened
 
 SMALL = 10_000    # videos: up to here every vector is kept and compared as it is
-TRAIN = 40        # vectors a cell of the index is learnt from
+TRAIN = 20_000    # vectors that the index is learnt from
 
 
 def video_vectors(videos, local_weight):
@@ -52,22 +52,19 @@ def file_of(gallery):
     return gallery.folder / f'shortlist-{mark}.faiss'
 
 
-def build(gallery, kind=None, probe=None):
+def build(gallery, kind=None):
     """Make and keep the index of a Gallery; returns its path. A shard at a time is in memory, and the vectors learnt from.
 
-    kind: a string of faiss.index_factory; by default "Flat" up to SMALL videos, else inverted lists of product codes, a byte
-    for 16 numbers. probe: lists looked through for a text (a sixteenth of them)."""
-    lib, N, weight = faiss(), len(gallery), gallery.model.config.local_weight
-    cells = max(1, round(math.sqrt(N)))
-    learnt = _sample(gallery, min(N, max(TRAIN * cells, 10_000)))
-    width = learnt.shape[1]
-    index = lib.index_factory(width, kind or ('Flat' if N <= SMALL else f'IVF{cells},PQ{width // 16}'), lib.METRIC_INNER_PRODUCT)
+    kind: a string of faiss.index_factory. By default every vector as it is ("Flat") up to SMALL videos; from there on
+    "PCA128,SQ8": 128 bytes a video, each compared. On generated features, inverted lists and product codes lost more."""
+    lib, weight = faiss(), gallery.model.config.local_weight
+    learnt = _sample(gallery, min(len(gallery), TRAIN))
+    kind = kind or ('Flat' if len(gallery) <= SMALL else f'PCA{min(128, learnt.shape[1])},SQ8')
+    index = lib.index_factory(learnt.shape[1], kind, lib.METRIC_INNER_PRODUCT)
     index.train(learnt)
     for name, entry in gallery.shards:
         with opened(gallery.folder, name, entry, gallery.mark) as shard:
             index.add(video_vectors(features(shard), weight))
-    if hasattr(index, 'nprobe'):
-        index.nprobe = probe or max(8, index.nlist // 16)
     path = file_of(gallery)
     half = path.with_name(f'.{path.name}.half')
     lib.write_index(index, os.fspath(half))
