@@ -182,9 +182,9 @@ def report(result):
              f'load average {result["load_average"]}']
     for part, unit, digits in (('ms', ' ms', 1), ('ratio', '', 3)):
         for name, clocks in result[part].items():
-            numbers = (f'{clock} {s["median"]:.{digits}f}{unit} ({", ".join(f"{s[k]:.{digits}f}" for k in ("min", "q1", "q3", "max"))})'
-                       for clock, s in clocks.items())
-            lines.append(f'{name}: ' + '; '.join(numbers))
+            for clock, s in clocks.items():
+                around = ', '.join(f'{s[k]:.{digits}f}' for k in ('min', 'q1', 'q3', 'max'))
+                lines.append(f'{name}, {clock}: {s["median"]:.{digits}f}{unit} ({around})')
     lines.append(f'working memory beyond inputs and result (torch.profiler): {result["working_memory_mb"]} MB')
     lines.append(f'texts of {result["sizes"]["T"]} whose top 10 changes with stored precision: {result["rank_changes"]}')
     return '\n'.join([*lines, f'CUDA: {result["cuda"]}'])

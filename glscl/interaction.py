@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-CHUNK = 2 ** 20   # numbers in the largest working tensor of global_similarity: a few of them fit a processor's cache
-HIDDEN = -1e30    # added to a padded frame's logit; finite, because its weight 0 times an infinite logit would be NaN
+CHUNK = 2 ** 21  # numbers in a working tensor of global_similarity; smaller ones gain nothing, and threads meet more often
+HIDDEN = -1e30   # added to a padded frame's logit; finite, because its weight 0 times an infinite logit would be NaN
 
 
 def gram(frames):
@@ -31,39 +31,40 @@ def global_similarity(sentence, frames, mask, temperature=3.0, gram_matrix=None,
     cancels between the two: masking before or after the softmax is the same.
 
     sentence [T, D], frames [V, F, D], mask [V, F]; gram_matrix [V, F, F] if it is cached; `chunk` videos at a time bound
-    the working memory (about 16 MB unless told). Half precision is widened to float32 first: what overflowed in its
+    the working memory (about 30 MB unless told). Half precision is widened to float32 first: what overflowed in its
     encoder stays infinite here. Returns [T, V] in float32 at least; a video without a valid frame scores 0 with every
-    text, and frames that cancel to less than sqrt(eps) of their own length count as no direction: towards 0."""
+    text, and frames that cancel to less than sqrt(eps) of the shortest one count as no direction: towards 0."""
     if sentence.shape[-1] != frames.shape[-1]:
         raise ValueError(f'sentence features have width {sentence.shape[-1]}, frame features {frames.shape[-1]}: '
                          f'both must come from one model')
     dtype = torch.promote_types(torch.promote_types(sentence.dtype, frames.dtype), torch.float32)
-    T, (V, F_, D) = len(sentence), frames.shape
-    chunk = chunk or max(1, CHUNK // (F_ * max(T, D)))
+    chunk = chunk or max(1, CHUNK // (frames.shape[1] * max(sentence.shape)))
     mask = mask.bool()
-    some = mask.any(1, keepdim=True)                                  # [V, 1]; an empty video attends everywhere, then is zero
-    hidden = torch.zeros(V, F_, 1, dtype=dtype, device=frames.device).masked_fill_((some & ~mask)[..., None], HIDDEN)
     G = (gram(frames) if gram_matrix is None else gram_matrix).to(dtype)
-    e = sentence.to(dtype) / temperature                              # a cosine does not mind the factor
-    columns = [_projection(e, y.to(dtype), h, g) * s for y, h, g, s in zip(*(x.split(chunk) for x in (frames, hidden, G, some)))]
+    e = sentence.to(dtype) / temperature  # a cosine does not mind the factor
+    columns = [_projection(e, y.to(dtype), m, g) for y, m, g in zip(frames.split(chunk), mask.split(chunk), G.split(chunk))]
     return torch.cat(columns).div_(e.norm(dim=-1).clamp_min(1e-12)).T
 
 
-def _projection(e, y, hidden, G):
+def _projection(e, y, mask, G):
     """<e, p> / |p| = sum_f a_f d_f / sqrt(a^T G a) for texts e [T, D] and videos y [V, F, D]: [V, T].
 
     Texts lie innermost, so that the softmax and both sums over frames add whole rows. In-place products spare memory
     traffic; where gradients are needed autograd keeps what they overwrite."""
-    d = torch.addmm(hidden.flatten(0, 1), y.flatten(0, 1), e.T).view(*y.shape[:2], len(e))   # [V, F, T]
+    hidden = torch.zeros_like(mask, dtype=y.dtype).masked_fill_(~mask, HIDDEN).view(-1, 1)
+    d = torch.addmm(hidden, y.flatten(0, 1), e.T).view(*y.shape[:2], len(e))   # [V, F, T]
     a = d.softmax(1)
     Ga = torch.bmm(G, a)
-    norm2 = Ga.mul_(a).sum(1)                                                                # [V, T]
-    return d.mul_(a).sum(1) * torch.maximum(norm2, norm_floor(G)).rsqrt()
+    norm2 = Ga.mul_(a).sum(1)                                                  # [V, T]
+    return d.mul_(a).sum(1) * torch.maximum(norm2, norm_floor(G, mask)).rsqrt()
 
 
-def norm_floor(G):
-    """The smallest |p|^2 that the Gram form resolves, eps max_f |y_f|^2: [V, F, F] -> [V, 1]."""
-    return (torch.finfo(G.dtype).eps * G.detach().diagonal(dim1=1, dim2=2).amax(1, keepdim=True)).clamp_min(1e-24)
+def norm_floor(G, mask):
+    """The smallest |p|^2 that the Gram form resolves, eps min_f |y_f|^2 over the valid frames: [V, F, F] -> [V, 1].
+
+    Infinite for a video without a valid frame: its scores become 0."""
+    shortest = G.detach().diagonal(dim1=1, dim2=2).masked_fill(~mask, float('inf')).amin(1, keepdim=True)
+    return (torch.finfo(G.dtype).eps * shortest).clamp_min(1e-24)
 
 
 def mean_similarity(sentence, frames, mask):

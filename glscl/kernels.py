@@ -100,8 +100,8 @@ def similarity(texts, videos, temperature=3.0, local_weight=0.5):
     G = videos.gram.float().contiguous()
     length = texts.sentence.float().norm(dim=-1).clamp_min(1e-12)
     _global[(triton.cdiv(T, 128) * triton.cdiv(V, VB),)](
-        e, length, y, videos.mask.to(torch.int8).contiguous(), G, norm_floor(G).contiguous(), out, T, V, D, temperature,
-        F=F, VB=VB, FB=FB, TB=128, BLOCK=32, num_warps=8, num_stages=4)
+        e, length, y, videos.mask.to(torch.int8).contiguous(), G, norm_floor(G, videos.mask).contiguous(), out, T, V, D,
+        temperature, F=F, VB=VB, FB=FB, TB=128, BLOCK=32, num_warps=8, num_stages=4)
     return out.T
 
 
