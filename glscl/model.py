@@ -1,6 +1,5 @@
 """GLSCL: encode texts, encode videos, similarity, losses."""
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -125,13 +124,9 @@ class GLSCL(nn.Module):
         return Videos(y, frame_mask.bool(), gram(y), concepts)
 
     def similarity(self, texts, videos):
-        """S = S_g + lambda S_l: Texts, Videos -> [T, V], in float32 also where the encoders run in half precision
+        """S = S_g + lambda S_l: Texts, Videos -> [T, V], in float32 also where the encoders run in half precision.
 
-        Without gradients, half-precision items on CUDA go through one fused kernel where Triton is installed."""
-        if texts.sentence.is_cuda and not torch.is_grad_enabled() and self.config.pooling != 'mean' and find_spec('triton'):
-            from . import kernels  # cannot be imported without Triton
-            if kernels.can_score(texts, videos):
-                return kernels.similarity(texts, videos, self.config.temperature, self.config.local_weight)
+        For half-precision items on CUDA `kernels.similarity` does the same in one pass; it has not run on a GPU yet."""
         with torch.autocast(texts.sentence.device.type, enabled=False):
             t, v = texts.float(), videos.float()
             if self.config.pooling == 'mean':
