@@ -69,17 +69,17 @@ def videos(config, data_dir):
     return lines, remedies, every
 
 
-def _unreadable(path, max_frames, framerate):
+def _unreadable(path, max_frames, framerate, sampling):
     """Why a video cannot be used, or None."""
     try:
-        read_frames(path, max_frames, framerate)
+        read_frames(path, max_frames, framerate, sampling=sampling)
     except VideoError as error:
         return str(error)
 
 
 def decoded(config, paths):
     """Decode each video as training would: (lines, remedies)."""
-    read = partial(_unreadable, max_frames=config.max_frames, framerate=config.framerate)
+    read = partial(_unreadable, max_frames=config.max_frames, framerate=config.framerate, sampling=config.sampling)
     if len(paths) > 100:
         with ProcessPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             bad = [why for why in pool.map(read, paths, chunksize=16) if why]

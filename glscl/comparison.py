@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .checkpoints import atomic
 from .config import load_config
 from .datasets import load_shapes
+from .evaluation import evaluate
 from .metrics import ranks
 from .runtime import machine
-from .training import Trainer, _atomic, evaluate
+from .training import Trainer
 
 METHODS = {
     'mean pooling': dict(pooling='mean', local_weight=0.0),
@@ -87,7 +89,7 @@ def main():
     for i, (seed, method) in enumerate(todo):
         start = time.time()
         runs.append(measure(method, seed, Path(args.runs) / f'{method} {seed}', args.data_dir))
-        _atomic(out, lambda p: p.write_text(json.dumps(dict(
+        atomic(out, lambda p: p.write_text(json.dumps(dict(
             data='shapes, 500 test videos', command='python -m glscl.comparison', runs=runs)) + '\n'))
         print(f'{method}, seed {seed}: R@1 {runs[-1]["one"]["metrics"]["t2v"]["R@1"]:.1f}; about '
               f'{(len(todo) - i - 1) * (time.time() - start) / 60:.0f} min left', flush=True)

@@ -5,6 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+CHUNK = 2 ** 21  # numbers in a working tensor of global_similarity; smaller ones gain nothing, and threads meet more often
+HIDDEN = -1e30   # added to a padded frame's logit; finite, because its weight 0 times an infinite logit would be NaN
+
 
 def gram(frames):
     """G[v] = y[v] y[v]^T: frames [V, F, D] -> [V, F, F], once per video; in float32 at least, also under autocast."""
@@ -22,32 +25,48 @@ def frame_weights(sentence, frames, mask, temperature=3.0):
     return dots.softmax(-1).nan_to_num(0.0)
 
 
-def global_similarity(sentence, frames, mask, temperature=3.0, gram_matrix=None, chunk=100):
+def global_similarity(sentence, frames, mask, temperature=3.0, gram_matrix=None, chunk=None):
     """S_g[t,v] = cos(e[t], p[t,v]) with p[t,v] = sum_f a[t,v,f] y[v,f], in exact Gram form.
 
     With d[t,v,f] = <e[t], y[v,f]>:  <e, p> = sum_f a_f d_f  and  |p|^2 = a^T G a,  so that
-    S_g = sum_f a_f d_f / ( |e| sqrt(a^T G a) ), and nothing of size T x V x D ever exists. The softmax's denominator
-    cancels between the two, and so does any factor common to all frames: masking before or after the softmax is the same.
+    S_g = sum_f a_f d_f / ( |e| sqrt(a^T G a) ), and nothing of size T x V x D ever exists. A factor common to all frames
+    cancels between the two: masking before or after the softmax is the same.
 
     sentence [T, D], frames [V, F, D], mask [V, F]; gram_matrix [V, F, F] if it is cached; `chunk` videos at a time bound
-    the working memory. Returns [T, V]; a video without a valid frame scores 0 with every text."""
+    the working memory (about 30 MB unless told). Half precision is widened to float32 first: what overflowed in its
+    encoder stays infinite here. Returns [T, V] in float32 at least; a video without a valid frame scores 0 with every
+    text, and frames that cancel to less than sqrt(eps) of the shortest one count as no direction: towards 0."""
     if sentence.shape[-1] != frames.shape[-1]:
         raise ValueError(f'sentence features have width {sentence.shape[-1]}, frame features {frames.shape[-1]}: '
                          f'both must come from one model')
+    dtype = torch.promote_types(torch.promote_types(sentence.dtype, frames.dtype), torch.float32)
+    chunk = chunk or max(1, CHUNK // (frames.shape[1] * max(sentence.shape)))
     mask = mask.bool()
-    G = gram(frames) if gram_matrix is None else gram_matrix
-    e = sentence / sentence.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    scale = sentence.norm(dim=-1).clamp_min(1e-12) / temperature                     # [T]
-    columns = []
-    for y, m, g in zip(frames.split(chunk), mask.split(chunk), G.split(chunk)):
-        d = (y.flatten(0, 1) @ e.T).view(*y.shape[:2], -1)                           # [v, F, T] <ê, y>
-        logits = (d * scale).masked_fill(~m[..., None], float('-inf'))
-        top = logits.detach().amax(1, keepdim=True).clamp_min(torch.finfo(d.dtype).min)  # -inf - -inf is NaN
-        a = (logits - top).exp()                                                     # [v, F, T], denominator left out
-        dot = (a * d).sum(1)                                                         # [v, T]
-        norm2 = (a * torch.bmm(g, a)).sum(1)                                         # [v, T] a^T G a
-        columns.append(dot * norm2.clamp_min(1e-12).rsqrt())
-    return torch.cat(columns).T
+    G = (gram(frames) if gram_matrix is None else gram_matrix).to(dtype)
+    e = sentence.to(dtype) / temperature  # a cosine does not mind the factor
+    columns = [_projection(e, y.to(dtype), m, g) for y, m, g in zip(frames.split(chunk), mask.split(chunk), G.split(chunk))]
+    return torch.cat(columns).div_(e.norm(dim=-1).clamp_min(1e-12)).T
+
+
+def _projection(e, y, mask, G):
+    """<e, p> / |p| = sum_f a_f d_f / sqrt(a^T G a) for texts e [T, D] and videos y [V, F, D]: [V, T].
+
+    Texts lie innermost, so that the softmax and both sums over frames add whole rows. In-place products spare memory
+    traffic; where gradients are needed autograd keeps what they overwrite."""
+    hidden = torch.zeros_like(mask, dtype=y.dtype).masked_fill_(~mask, HIDDEN).view(-1, 1)
+    d = torch.addmm(hidden, y.flatten(0, 1), e.T).view(*y.shape[:2], len(e))   # [V, F, T]
+    a = d.softmax(1)
+    Ga = torch.bmm(G, a)
+    norm2 = Ga.mul_(a).sum(1)                                                  # [V, T]
+    return d.mul_(a).sum(1) * torch.maximum(norm2, norm_floor(G, mask)).rsqrt()
+
+
+def norm_floor(G, mask):
+    """The smallest |p|^2 that the Gram form resolves, eps min_f |y_f|^2 over the valid frames: [V, F, F] -> [V, 1].
+
+    Infinite for a video without a valid frame: its scores become 0."""
+    shortest = G.detach().diagonal(dim1=1, dim2=2).masked_fill(~mask, float('inf')).amin(1, keepdim=True)
+    return (torch.finfo(G.dtype).eps * shortest).clamp_min(1e-24)
 
 
 def mean_similarity(sentence, frames, mask):
@@ -63,7 +82,9 @@ def local_similarity(text_concepts, video_concepts):
     if text_concepts.shape[1:] != video_concepts.shape[1:]:
         raise ValueError(f'text concepts {list(text_concepts.shape)} and video concepts {list(video_concepts.shape)} '
                          f'differ in queries or width: both must come from one model')
-    return text_concepts.flatten(1) @ video_concepts.flatten(1).T / text_concepts.shape[1]
+    dtype = torch.promote_types(torch.promote_types(text_concepts.dtype, video_concepts.dtype), torch.float32)
+    S = video_concepts.flatten(1).to(dtype) @ text_concepts.flatten(1).to(dtype).T   # [V, T], laid out as global_similarity's
+    return S.div_(text_concepts.shape[1]).T
 
 
 class LocalInteraction(nn.Module):
@@ -98,9 +119,21 @@ class LocalInteraction(nn.Module):
         mask = mask.bool()
         some = mask.any(1, keepdim=True)
         padding = ~(mask | ~some) if self.mask_padding else None  # an empty item attends everywhere, then becomes zero
-        queries = queries.expand(len(tokens), -1, -1)
-        concepts = decoder(queries, tokens, memory_key_padding_mask=padding)
+        if decoder.training:  # dropout draws anew for every item
+            concepts = decoder(queries.expand(len(tokens), -1, -1), tokens, memory_key_padding_mask=padding)
+        else:
+            concepts = self._first_layer(decoder.layers[0], queries, tokens, padding)
+            for layer in decoder.layers[1:]:
+                concepts = layer(concepts, tokens, memory_key_padding_mask=padding)
         return F.normalize(concepts, dim=-1) * some[..., None]
+
+    @staticmethod
+    def _first_layer(layer, queries, tokens, padding):
+        """The first layer without dropout: its self-attention sees the queries alone, so one pass serves every item."""
+        x = queries[None]
+        x = layer.norm1(x + layer.self_attn(x, x, x, need_weights=False)[0]).expand(len(tokens), -1, -1)
+        x = layer.norm2(x + layer.multihead_attn(x, tokens, tokens, key_padding_mask=padding, need_weights=False)[0])
+        return layer.norm3(x + layer.linear2(layer.activation(layer.linear1(x))))
 
     @torch.no_grad()
     def attention(self, tokens, mask, side='video'):

@@ -6,7 +6,7 @@ from pathlib import Path
 from .config import Config, cache_dir, load_config
 from .datasets import load_split
 from .runtime import machine, pick_device
-from .training import load_model
+from .checkpoints import load_model
 
 # videos: how many of each split of `shapes` (None: all); settings: what changes in its recipe
 PROFILES = {

@@ -124,7 +124,9 @@ class GLSCL(nn.Module):
         return Videos(y, frame_mask.bool(), gram(y), concepts)
 
     def similarity(self, texts, videos):
-        """S = S_g + lambda S_l: Texts, Videos -> [T, V], in float32 also where the encoders run in half precision"""
+        """S = S_g + lambda S_l: Texts, Videos -> [T, V], in float32 also where the encoders run in half precision.
+
+        For half-precision items on CUDA `kernels.similarity` does the same in one pass; it has not run on a GPU yet."""
         with torch.autocast(texts.sentence.device.type, enabled=False):
             t, v = texts.float(), videos.float()
             if self.config.pooling == 'mean':
@@ -132,7 +134,7 @@ class GLSCL(nn.Module):
             else:
                 S = global_similarity(t.sentence, v.frames, v.mask, self.config.temperature, v.gram)
             if self.local:
-                S = S + self.config.local_weight * local_similarity(t.concepts, v.concepts)
+                S = S.add_(local_similarity(t.concepts, v.concepts), alpha=self.config.local_weight)
         return S
 
     def losses(self, texts, videos, video_ids=None):

@@ -108,7 +108,7 @@ class Gallery:
 
         Exact: the scores of GLSCL.similarity over the features as stored, ties by place in the gallery. Working memory grows
         with chunk and the number of texts. shortlist=n: only the videos that `glscl.shortlist` finds nearest, n a text, are
-        scored (exactly). Under torch.distributed each process reads its share of the shards, and all get
+        scored (exactly, for all texts): it pays where that is a small part of the gallery. Under torch.distributed each process reads its share of the shards, and all get
         the same answer. A shard that cannot be used is named and left out; with none left, ValueError."""
         if k < 1:
             raise ValueError(f'k must be 1 or more, not {k}')
@@ -134,7 +134,7 @@ class Gallery:
         best, places = torch.full((len(texts), k), EMPTY), None
         if shortlist and len(self):
             from .shortlist import candidates
-            places = torch.from_numpy(candidates(self, texts, shortlist))
+            places = torch.from_numpy(candidates(self, texts, shortlist)).unique()  # sorted; -1 lies in no shard
         rank, world = _rank_and_world()
         for (name, entry), end in list(zip(self.shards, self.ends))[rank::world]:
             first = end - entry['rows']

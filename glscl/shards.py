@@ -16,9 +16,9 @@ from pathlib import Path
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 
+from .checkpoints import load_model
 from .model import GLSCL, Videos
 from .runtime import pick_device
-from .training import load_model
 
 ROWS = 1024     # videos a shard, at most
 SETTINGS = ('sampling', 'max_frames', 'framerate', 'mask_padding', 'released')  # features depend on them, weights don't tell them

@@ -85,12 +85,11 @@ def _sample(gallery, n):
 
 
 def candidates(gallery, texts, n):
-    """Sorted places in the gallery of the n nearest videos of each text, all texts together: int64 [up to T n]."""
+    """Places in the gallery of the n nearest videos of each text: int64 [T, up to n]; -1 where faiss found fewer."""
     path = file_of(gallery)
     if path != getattr(gallery, '_nearest', (None,))[0]:
         if not path.is_file():
             raise ValueError(f'{gallery.folder} has no shortlist, or has changed since; `glscl index … --shortlist` makes one')
         gallery._nearest = path, faiss().read_index(os.fspath(path))
     vectors = text_vectors(texts, gallery.model.config.local_weight)
-    _, places = gallery._nearest[1].search(vectors, min(n, len(gallery)))
-    return np.unique(places[places >= 0])
+    return gallery._nearest[1].search(vectors, min(n, len(gallery)))[1]

@@ -1,67 +1,27 @@
-"""The training loop, checkpoints and evaluation.
+"""The training loop and its schedule.
 
     python -m glscl.training --recipe shapes --run-dir runs/mine
 """
 import argparse
-import contextlib
 import dataclasses
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
-from .config import Config, data_path, load_config
+from .checkpoints import atomic, load_model, save_model, save_result
+from .config import load_config
 from .datasets import load_shapes, load_split
-from .encoders import build_clip, small_clip_of
-from .metrics import retrieval_metrics
-from .model import GLSCL, Texts, Videos
+from .evaluation import evaluate
+from .model import GLSCL
 from .optimizers import RELEASED_EPOCHS, BertAdam, warmup_cosine_released
-from .runtime import autocast, machine, pick_device, precision, seed_everything
+from .runtime import autocast, pick_device, precision, seed_everything
 from .store import clip_features, encode_read
 from .video import VideoError
 
-
-# ---- evaluation
-
-@torch.no_grad()
-def encode(model, pairs, batch=50):
-    """Every caption and every video once: (Texts, Videos) on the model's device."""
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    with autocast(device):
-        longest = int(pairs.words_mask.sum(1).max())
-        texts = [model.encode_texts(pairs.ids[r, :longest].to(device), pairs.words_mask[r, :longest].to(device))
-                 for r in _blocks(len(pairs), 4 * batch)]
-        source = clip_features(model, pairs) if model.config.freeze_clip else pairs.frames
-        videos = [encode_read(model, *block) for block in source.blocks(_blocks(len(pairs.frames), batch))]
-    model.train(training)
-    return Texts.cat(texts), Videos.cat(videos)
-
-
-def _blocks(n, size):
-    return [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
-
-
-@torch.no_grad()
-def evaluate(model, pairs, batch=50):
-    """(S [T, V] on the CPU, retrieval_metrics of it) for a split.
-
-    A video that can no longer be read, and its captions, stay in S and are left out of the metrics."""
-    texts, videos = encode(model, pairs, batch)
-    S, seen, owner = model.similarity(texts, videos).float().cpu(), videos.mask.any(1).cpu(), pairs.text_to_video
-    if not seen.any():
-        raise VideoError(f'none of the {len(seen)} videos can be read any more: is the disk still there?')
-    told = seen[owner]
-    return S, retrieval_metrics(S[told][:, seen], (seen.cumsum(0) - 1)[owner[told]])
-
-
-# ---- schedule, checkpoints
 
 def warmup_cosine(step, total, warmup=0.1):
     """Learning-rate factor at a step: linear up over the warm-up share, then a cosine down to 0."""
@@ -70,82 +30,6 @@ def warmup_cosine(step, total, warmup=0.1):
         return (step + 1) / start
     return 0.5 * (1 + math.cos(math.pi * min(1, (step - start) / max(1, total - start))))
 
-
-def _atomic(path, write):
-    """Write beside the place and move there: a reader never meets half a file."""
-    half = Path(path).with_name(f'.{Path(path).name}.{os.getpid()}')
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write(half)
-        os.replace(half, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise OSError(f'cannot write {path}: {error}. Is the disk full, or the folder not yours to write to? '
-                      f'Name another run_dir.') from error
-    finally:
-        with contextlib.suppress(OSError):
-            half.unlink()
-
-
-def save_model(model, path, half=False):
-    """Weights and configuration in one .safetensors file (`half`: as float16, half the size)."""
-    seen, state = set(), {}
-    for name, value in model.state_dict().items():
-        if value.data_ptr() not in seen:  # shared queries and decoder are stored once
-            seen.add(value.data_ptr())
-            state[name] = (value.half() if half else value).detach().cpu().contiguous()
-    ids = model.clip.rows
-    words = [] if ids is None else [int(t) for t in (ids > 1).nonzero().flatten()]
-    meta = dict(config=json.dumps(dataclasses.asdict(model.config)), token_ids=json.dumps(words),
-                quick_gelu=json.dumps(model.clip.quick_gelu))
-    _atomic(path, lambda p: save_file(state, p, meta))
-
-
-def load_model(path=None, config=None, device='cpu'):
-    """The model of a checkpoint. path: a .safetensors file, a run's folder, or None for the shipped one.
-
-    With `config`, the checkpoint must have been made with the same architecture; else ValueError names what differs."""
-    path = Path(path) if path else data_path('glscl_small.safetensors')
-    if path.is_dir():
-        path = path / 'best.safetensors'
-    if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such checkpoint. Train one (04_training), or leave the path out for the shipped one')
-    try:
-        with safe_open(path, 'pt') as file:
-            meta = file.metadata()
-        saved, token_ids = Config(**json.loads(meta['config'])), json.loads(meta['token_ids'])
-        quick_gelu = json.loads(meta.get('quick_gelu', 'true'))
-        state = load_file(path)
-    except (SafetensorError, TypeError, KeyError) as error:
-        raise ValueError(f'{path} is not a checkpoint of this package, or is damaged ({error})') from error
-    if config is not None:
-        _same_architecture(path, saved, config)
-    if saved.clip == 'small':  # built for the tokens of the checkpoint, whatever CLIP ships today
-        model = GLSCL(saved, small_clip_of(torch.tensor(token_ids)))
-    else:
-        model = GLSCL(saved, build_clip(saved.clip, quick_gelu))
-    tied = {k: v.data_ptr() for k, v in model.state_dict().items()}
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # a shape
-        raise ValueError(f'{path}: its weights do not fit its configuration ({" ".join(str(error).split())[:200]})') from None
-    loaded = {tied[k] for k in state if k in tied}
-    if unexpected or any(tied[k] not in loaded for k in missing):
-        raise ValueError(f'{path}: its weights do not fit its configuration (missing {missing[:3]}, unexpected {unexpected[:3]})')
-    return model.to(device).eval()
-
-
-def _same_architecture(path, saved, wanted):
-    fields = ('clip', 'temporal', 'temporal_layers', 'num_queries', 'decoder_layers', 'share_queries', 'share_decoder')
-    differ = [f'{f}: {getattr(saved, f)!r} in the file, {getattr(wanted, f)!r} wanted' for f in fields
-              if getattr(saved, f) != getattr(wanted, f)]
-    if bool(saved.local_weight) != bool(wanted.local_weight):
-        differ.append(f'local_weight: {saved.local_weight} in the file, {wanted.local_weight} wanted')
-    if differ:
-        raise ValueError(f'{path} was made with another configuration ({"; ".join(differ)}). Change the settings, '
-                         f'or name a new run_dir.')
-
-
-# ---- the loop
 
 class Trainer:
     """One training run: step by step, resumable at any of them.
@@ -255,8 +139,8 @@ class Trainer:
                      scaler=self.scaler.state_dict(), step=self.step, best=self.best, history=self.history, seconds=self.seconds,
                      seed=self.seed, total=self.total, config=dataclasses.asdict(self.config), rng=torch.get_rng_state(),
                      cuda_rng=torch.cuda.get_rng_state_all() if self.device.type == 'cuda' else [])
-        _atomic(self.run_dir / 'last.pt', lambda p: torch.save(state, p))
-        _atomic(self.run_dir / 'history.json', lambda p: p.write_text(json.dumps(self.history)))
+        atomic(self.run_dir / 'last.pt', lambda p: torch.save(state, p))
+        atomic(self.run_dir / 'history.json', lambda p: p.write_text(json.dumps(self.history)))
 
     def resume(self):
         """Go on from last.pt if there is one; returns whether there was. Bit-equal to a run without interruption."""
@@ -281,11 +165,6 @@ class Trainer:
         if state['cuda_rng']:
             torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda_rng']])
         return True
-
-
-def save_result(path, **result):
-    """One JSON a run: what was measured, with the machine, versions, commit and date."""
-    _atomic(path, lambda p: p.write_text(json.dumps({**result, **machine()}, indent=1) + '\n', encoding='utf-8'))
 
 
 def main(argv=None):

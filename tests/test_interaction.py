@@ -172,3 +172,103 @@ def test_attention_is_a_distribution_over_valid_tokens():
     a = lim.attention(tokens, mask)
     assert a.shape == (2, 3, 5) and (a[0, :, 3:] == 0).all() and (a >= 0).all()
     torch.testing.assert_close(a.sum(-1), torch.ones(2, 3))
+
+
+# ---- what scoring keeps under any input
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_scored_with_float32_sums(dtype):
+    sentence, frames, mask = items(6, 5, 12, 64, torch.float32)
+    low = sentence.to(dtype), frames.to(dtype)
+    S = global_similarity(*low, mask)
+    assert S.dtype == torch.float32
+    torch.testing.assert_close(S.double(), global_similarity(*(x.double() for x in low), mask), atol=2e-6, rtol=1e-5)
+    c_t, c_v = (torch.nn.functional.normalize(torch.randn(n, 3, 64), dim=-1).to(dtype) for n in (4, 2))
+    torch.testing.assert_close(local_similarity(c_t, c_v), torch.einsum('tqd,vqd->tv', c_t.float(), c_v.float()) / 3)
+
+
+def test_logits_beyond_float16_do_not_overflow():
+    sentence, frames, mask = items(3, 4, 5, 16)
+    sentence, frames = (200 * sentence).half(), (200 * frames).half()   # <e, y> reaches millions, float16 ends at 65504
+    expected = global_similarity(sentence.double(), frames.double(), mask)
+    torch.testing.assert_close(global_similarity(sentence, frames, mask).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('offset', [-30000.0, -300.0, 300.0])
+def test_padding_with_far_larger_or_smaller_logits_changes_nothing(offset):
+    sentence, frames, mask = items(3, 4, 5, 16, torch.float32)
+    spoilt = frames.masked_fill(~mask[..., None], 0) + offset * ~mask[..., None] * sentence[0]
+    assert not mask.all()
+    torch.testing.assert_close(global_similarity(sentence, spoilt, mask), global_similarity(sentence, frames, mask))
+
+
+def test_identical_frames_score_as_one():
+    sentence, frames, mask = items(3, 4, 1, 16)
+    whole = torch.ones(4, 7, dtype=torch.bool)
+    S = global_similarity(sentence, frames.expand(-1, 7, -1), whole)
+    torch.testing.assert_close(S, global_similarity(sentence, frames, mask))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_frames_that_cancel_score_near_zero(dtype):
+    frames = torch.randn(2, 1, 16, dtype=dtype)
+    frames = torch.cat([frames, -frames], 1).requires_grad_()
+    sentence = torch.randn(3, 16, dtype=dtype)
+    sentence -= sum((sentence @ y)[:, None] * y / (y @ y) for y in torch.linalg.qr(frames[:, 0].detach().T)[0].T)
+    S = global_similarity(sentence, frames, torch.ones(2, 2))  # both frames weigh the same: p is zero but for rounding
+    S.sum().backward()
+    assert S.abs().max() < 0.01 and frames.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('size', [1e-4, 1.0])
+def test_a_short_pooled_vector_keeps_its_cosine(size):
+    sentence, _, mask = items(4, 3, 2, 16)
+    y = torch.randn(3, 1, 16, dtype=torch.float64)
+    frames = size * torch.cat([y, -y + 0.02 * torch.randn(3, 1, 16, dtype=torch.float64)], 1)  # |p| is a hundredth of |y|
+    sentence, mask = sentence / 100, torch.ones_like(mask)
+    expected = torch.tensor(loop_global(sentence, frames, mask, 3.0), dtype=torch.float64)
+    torch.testing.assert_close(global_similarity(sentence.double(), frames, mask), expected)
+    torch.testing.assert_close(global_similarity(sentence.float(), frames.float(), mask).double(), expected, atol=5e-3, rtol=0)
+
+
+def test_no_videos_and_no_texts_have_a_score():
+    sentence, frames, mask = items(3, 4, 5, 6)
+    assert global_similarity(sentence, frames[:0], mask[:0]).shape == (3, 0)
+    assert global_similarity(sentence[:0], frames, mask).shape == (0, 4)
+
+
+def test_working_memory_does_not_grow_with_the_number_of_pairs():
+    sentence, frames, mask = items(2000, 400, 12, 8, torch.float32)
+    with Largest() as largest:
+        global_similarity(sentence, frames, mask)
+    assert largest.numel <= max(2 ** 21, sentence.shape[0] * len(frames))
+
+
+@pytest.mark.parametrize('layers', [1, 3])
+@pytest.mark.parametrize('mask_padding', [True, False])
+def test_the_shared_self_attention_is_the_decoder(layers, mask_padding):
+    lim = LocalInteraction(16, num_queries=3, layers=layers, heads=4, mask_padding=mask_padding).eval().double()
+    for p in lim.parameters():
+        torch.nn.init.normal_(p, std=0.3)  # layers start alike: let them differ
+    tokens, mask = torch.randn(5, 4, 16, dtype=torch.float64), torch.rand(5, 4) > 0.4
+    mask[:, 0] = True
+    padding = ~mask if mask_padding else None
+    plain = lim.video_decoder(lim.video_queries.expand(5, -1, -1), tokens, memory_key_padding_mask=padding)
+    torch.testing.assert_close(lim.video_concepts(tokens, mask), torch.nn.functional.normalize(plain, dim=-1))
+    ours, theirs = (torch.autograd.grad(c[..., 0].sum(), lim.video_queries) for c in (
+        lim.video_concepts(tokens, mask), torch.nn.functional.normalize(plain, dim=-1)))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_training_draws_dropout_for_every_item():
+    lim = local().train()
+    concepts = lim.video_concepts(torch.ones(2, 4, 16), torch.ones(2, 4))
+    assert not torch.allclose(concepts[0], concepts[1])
+
+
+def test_a_long_frame_that_nobody_attends_to_changes_nothing():
+    sentence, frames, mask = items(1, 3, 4, 16, torch.float32)
+    mask[:] = True
+    frames[:, 2] = -1e4 * sentence[0]
+    rest = global_similarity(sentence, frames[:, [0, 1, 3]], mask[:, [0, 1, 3]])
+    torch.testing.assert_close(global_similarity(sentence, frames, mask), rest)

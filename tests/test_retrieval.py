@@ -20,7 +20,6 @@ from glscl import bench_retrieval, index, retrieval, shards, shortlist
 from glscl.__main__ import main
 from glscl.index import find_clips, index_videos
 from glscl.model import Videos
-from glscl.training import encode, save_model
 
 TEXTS = ['a red ring shrinks', 'a blue square moves left, then a green circle grows', 'a yellow star']
 
@@ -29,7 +28,7 @@ TEXTS = ['a red ring shrinks', 'a blue square moves left, then a green circle gr
 def checkpoint(config, tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('model') / 'best.safetensors'
-    save_model(glscl.GLSCL(config), path)
+    glscl.save_model(glscl.GLSCL(config), path)
     return path
 
 
@@ -98,7 +97,7 @@ def test_search_is_the_models_similarity_and_topk(gallery, chunk, k):
 
 def test_stored_features_are_the_models_in_half_precision(gallery, films, splits, checkpoint):
     paths, videos = everything(gallery)
-    _, expected = encode(glscl.load_model(checkpoint), splits['test'])
+    _, expected = glscl.encode(glscl.load_model(checkpoint), splits['test'])
     names = splits['test'].table['video_id'].tolist()
     row = paths.index(str(films / 'test0005.mp4'))
     of_row = splits['test'].table['video'].tolist()[names.index('test0005')]
@@ -487,7 +486,7 @@ def test_shortlist_vectors_give_the_score_with_mean_pooling(gallery):
 def test_what_is_on_the_shortlist_has_its_exact_score(gallery, monkeypatch):
     found = open_gallery(gallery)
     exact = found.search(TEXTS, 12)
-    monkeypatch.setattr(shortlist, 'candidates', lambda *_: numpy.array([0, 4, 5, 7, 11]))
+    monkeypatch.setattr(shortlist, 'candidates', lambda *_: numpy.array([[7, 0, 11], [0, 5, -1], [4, 7, 0]]))
     paths = everything(gallery)[0]
     for some, of_all in zip(found.search(TEXTS, 12, shortlist=5), exact):
         expected = [r for r in of_all if paths.index(r.path) in (0, 4, 5, 7, 11)]
@@ -521,4 +520,7 @@ def test_bench_finds_what_it_generated(tmp_path, model, capsys):
     bench_retrieval.generate(tmp_path, model, 50)
     found = glscl.Gallery(tmp_path, model).search(made.texts(50, 50), 1)
     assert sum(f'/generated/{v}.mp4' == row[0].path for v, row in enumerate(found)) > 40
-    assert bench_retrieval.recall([found[0]], [found[1]]) in (0, 1) and bench_retrieval.recall(found, found) == 1
+    places = torch.tensor([[int(row[0].id), 99] for row in found])
+    assert bench_retrieval.recall(found, places) == 1
+    places[:25] = 98
+    assert bench_retrieval.recall(found, places) == 0.5

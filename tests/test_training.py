@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from glscl import Trainer, load_model, save_model, store
+from glscl.checkpoints import save_result
 from glscl.datasets import load_pairs, load_shapes, shapes_table
-from glscl.encoders import gradient_free
-from glscl.training import evaluate, save_result, warmup_cosine
+from glscl.evaluation import evaluate
+from glscl.training import warmup_cosine
 from glscl.video import VideoError
 
 
@@ -274,7 +275,6 @@ def test_features_of_a_frozen_clip_give_the_scores_that_frames_give(config, copi
     from glscl import GLSCL
     torch.manual_seed(1)
     model = GLSCL(config.replace(freeze_clip=True, **settings)).eval()
-    gradient_free(model.clip)
     kept = evaluate(model, copied)[0]
     model.config = model.config.replace(freeze_clip=False)
     assert not copied.frame_mask.all()
@@ -294,7 +294,6 @@ def test_training_on_a_frozen_clip_is_the_same_with_kept_features(config, copied
     histories = []
     for source in ('features', 'frames'):
         t = Trainer(frozen, copied, copied, None, 0, 'cpu', steps=3)
-        gradient_free(t.model.clip)
         t.source = copied.frames if source == 'frames' else None
         histories.append([t.train_step()['total'] for _ in range(3)])
         assert t.source.dtype == (np.float32 if source == 'features' else np.uint8)

@@ -1,0 +1,51 @@
+"""Encode a split once, score all pairs, and measure."""
+import numpy as np
+import torch
+
+from .metrics import retrieval_metrics
+from .model import Texts, Videos
+from .runtime import autocast
+from .store import clip_features, encode_read
+from .video import VideoError
+
+
+@torch.no_grad()
+def encode(model, pairs, batch=50):
+    """Every caption and every video once: (Texts, Videos) on the model's device."""
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    with autocast(device):
+        source = clip_features(model, pairs) if model.config.freeze_clip else pairs.frames
+        videos = [encode_read(model, *block) for block in source.blocks(_blocks(len(pairs.frames), batch))]
+    model.train(training)
+    return encode_texts(model, pairs, batch=4 * batch), Videos.cat(videos)
+
+
+@torch.no_grad()
+def encode_texts(model, pairs, rows=None, batch=200):
+    """The captions in these rows (default: all) once: Texts on the model's device."""
+    device, training = next(model.parameters()).device, model.training
+    ids, mask = (pairs.ids, pairs.words_mask) if rows is None else (pairs.ids[rows], pairs.words_mask[rows])
+    longest = int(mask.sum(1).max())
+    model.eval()
+    with autocast(device):
+        parts = [model.encode_texts(ids[r, :longest].to(device), mask[r, :longest].to(device)) for r in _blocks(len(ids), batch)]
+    model.train(training)
+    return Texts.cat(parts)
+
+
+def _blocks(n, size):
+    return [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+@torch.no_grad()
+def evaluate(model, pairs, batch=50):
+    """(S [T, V] on the CPU, retrieval_metrics of it) for a split.
+
+    A video that can no longer be read, and its captions, stay in S and are left out of the metrics."""
+    texts, videos = encode(model, pairs, batch)
+    S, seen, owner = model.similarity(texts, videos).float().cpu(), videos.mask.any(1).cpu(), pairs.text_to_video
+    if not seen.any():
+        raise VideoError(f'none of the {len(seen)} videos can be read any more: is the disk still there?')
+    told = seen[owner]
+    return S, retrieval_metrics(S[told][:, seen], (seen.cumsum(0) - 1)[owner[told]])
