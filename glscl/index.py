@@ -210,8 +210,8 @@ def _repack(writer, keep):
     for name in touched:
         if keep[name]:
             with opened(writer.folder, name, shards[name], mark) as shard:
-                lines = clip_lines(shard)
-                writer.add([lines[row] for row in keep[name]], features(shard)[keep[name]])
+                lines, videos = clip_lines(shard), features(shard)[keep[name]]
+            writer.add([lines[row] for row in keep[name]], videos)
     if touched:
         writer.commit(without=touched)
 

@@ -107,11 +107,14 @@ class Gallery:
         """The k best videos of a text: list[Result], best first; of several (a list of texts, or Texts): one such list each.
 
         Exact: the scores of GLSCL.similarity over the features as stored, ties by place in the gallery. Working memory grows
-        with chunk and the number of texts. shortlist=n: only the videos that `glscl.shortlist` finds nearest, n a text, are
-        scored (exactly, for all texts): it pays where that is a small part of the gallery. Under torch.distributed each process reads its share of the shards, and all get
-        the same answer. A shard that cannot be used is named and left out; with none left, ValueError."""
+        with chunk and the number of texts. Under torch.distributed each process reads its share of the shards, and all get
+        the same answer. A shard that cannot be used is named and left out; with none left, ValueError.
+        shortlist=n: only the videos that `glscl.shortlist` finds nearest, n a text, are scored (exactly, for all texts): it
+        pays where that is a small part of the gallery."""
         if k < 1:
             raise ValueError(f'k must be 1 or more, not {k}')
+        if not isinstance(queries, str) and not len(queries):
+            return []
         texts = queries
         if not isinstance(queries, Texts):
             texts = self.encode_texts([queries] if isinstance(queries, str) else list(queries))
@@ -119,8 +122,8 @@ class Gallery:
             self._refresh()
             self.problems = []
             results = self._results(texts, *undo(self._best(texts, k, chunk, shortlist)))
-            if not self.problems or not self._refresh():  # a shard may be gone because an indexer put another in its place
-                break
+            if not self.problems or _rank_and_world()[1] > 1 or not self._refresh():
+                break  # else a shard was gone because an indexer had put another in its place
         for problem in self.problems:
             self.log(f'{problem}. The rest was searched; `glscl index` encodes its videos again')
         if not any(results):

@@ -93,6 +93,7 @@ def test_search_is_the_models_similarity_and_topk(gallery, chunk, k):
     assert [[r.path for r in row] for row in results] == [[paths[v] for v in row] for row in places]
     torch.testing.assert_close(torch.tensor([[r.score for r in row] for row in results]), scores, atol=1e-6, rtol=0)
     assert [r.path for r in found.search(TEXTS[1], k, chunk)] == [r.path for r in results[1]]
+    assert found.search([], k) == []
 
 
 def test_stored_features_are_the_models_in_half_precision(gallery, films, splits, checkpoint):
@@ -427,6 +428,7 @@ def test_two_indexers_at_once(films, checkpoint, tmp_path, monkeypatch):
 
 def test_a_full_disk_leaves_what_was_there(gallery, films, monkeypatch):
     shutil.copy(films / 'test0003.mp4', films / 'new.mp4')
+    (films / 'test0004.mp4').unlink()  # so that a shard is written anew
     before = sorted(p.name for p in shard_files(gallery))
 
     def full(fd):
