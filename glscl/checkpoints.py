@@ -21,6 +21,8 @@ def atomic(path, write):
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write(half)
+        with open(half, 'rb+') as written:
+            os.fsync(written.fileno())  # else a machine that goes down may leave the name and not the bytes
         os.replace(half, path)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise OSError(f'cannot write {path}: {error}. Is the disk full, or the folder not yours to write to? '
@@ -28,6 +30,13 @@ def atomic(path, write):
     finally:
         with contextlib.suppress(OSError):
             half.unlink()
+
+
+def sweep(folder):
+    """Take away the halves that `atomic` left where its process was killed; nobody else may be writing there."""
+    for half in Path(folder).glob('.*.*'):
+        if half.suffix[1:].isdigit():
+            half.unlink(missing_ok=True)
 
 
 def save_model(model, path, half=False):
