@@ -22,7 +22,7 @@ class Config:
     clip_pretrained: str | None = 'openai'  # open_clip's tag or a local file; None: random weights
     freeze_clip: bool = False           # train what stands on top of CLIP only
     grad_checkpointing: bool = False    # recompute CLIP's activations in the backward pass: slower, far less memory
-    compile: bool = False               # torch.compile of the image tower: needs a C++ compiler, pays off in long runs
+    compile: bool = False               # torch.compile of the image tower: needs a C++ compiler, and minutes at the start
     max_words: int = 32                 # L, tokens, start and end included
     max_frames: int = 12                # F
     framerate: float = 1.0              # frames a second before thinning to max_frames

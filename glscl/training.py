@@ -3,7 +3,8 @@
     python -m glscl.training --recipe shapes --run-dir runs/mine
     torchrun --nproc-per-node=2 -m glscl.training --recipe msrvtt --data-dir MSRVTT --run-dir runs/two
 
-Every process must see the run-dir. SIGTERM saves at the end of the step and exits with 143; the same command goes on from there."""
+Every process must see the run-dir. SIGTERM saves at the end of the step and exits with 143; the same command goes on from
+there (data/slurm.sh does so on a cluster)."""
 import argparse
 import dataclasses
 import json
@@ -214,9 +215,12 @@ class Trainer:
 
         With another number of processes it goes on too, with other dropout."""
         path = self.run_dir / 'last.pt' if self.run_dir else None
+        if path and self.writes:
+            sweep(self.run_dir)
         found = distributed.objects(path is not None and path.exists())
         if any(found) and not all(found):
-            raise FileNotFoundError(f'{path} is seen by {sum(found)} of {len(found)} processes: put run_dir on a disk that all share')
+            raise FileNotFoundError(f'{path} is seen by {sum(found)} of {len(found)} processes: '
+                                    f'put run_dir on a disk that all share')
         if not all(found):
             return False
         try:
@@ -235,8 +239,6 @@ class Trainer:
             setattr(self, name, state[name])
         if distributed.rank() < len(state['rng']):
             set_rng_state(self.device, state['rng'][distributed.rank()])
-        if self.writes:
-            sweep(self.run_dir)
         return True
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,23 +18,30 @@ import yaml
 from glscl import Trainer, distributed, store
 from glscl.datasets import load_pairs, load_shapes, shapes_table
 from glscl.evaluation import evaluate
-from glscl.losses import contrastive
 
 WORLD = dict(train=24, val=8, test=12)
 SETTINGS = {'plain': {}, 'chunks': dict(chunk=2), 'released': dict(released=True), 'padding': dict(mask_padding=False),
-            'global only': dict(local_weight=0.0)}
+            'global only': dict(local_weight=0.0), 'frozen': dict(freeze_clip=True)}
+ROWS = np.array([0, 6, 12, 18, 1, 7, 30])  # six captions a video
 
 
-def gradients(config, train, steps=1):
-    """The losses of `steps` steps without dropout, and the gradients of the last."""
+def gradients(config, train, rows=None):
+    """The losses of a step without dropout, and the gradients as they are before they are clipped."""
     t = Trainer(config, train, train, None, 0, 'cpu', steps=4)
     for module in t.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0
         elif isinstance(module, torch.nn.MultiheadAttention):
             module.dropout = 0
-    told = [t.train_step() for _ in range(steps)]
-    return told, {name: p.grad.clone() for name, p in t.model.named_parameters() if p.grad is not None}
+    if rows is not None:
+        t.batch_rows = lambda step: rows
+    share, seen = t._share_gradients, {}
+
+    def kept():
+        share()
+        seen.update({name: p.grad.clone() for name, p in t.model.named_parameters() if p.grad is not None})
+    t._share_gradients = kept
+    return t.train_step(), seen
 
 
 def poisoned(config, train):
@@ -52,16 +60,24 @@ def poisoned(config, train):
 
 
 def resumed(config, splits, folder):
-    """Weights and history with dropout on: of a run in one go, and of one that was broken off after three steps of five."""
-    def run(name, until):
+    """Weights and history with dropout on: of a run in one go, and of one in which one process got SIGTERM in step 3 of 5."""
+    def run(name, stop=None):
         t = Trainer(config, splits['train'], splits['val'], folder / name, 0, 'cpu', steps=5, eval_every=2)
-        found = t.resume()
-        t.run(until=until, log=None, save_every=3)
-        return found, t
-    _, whole = run('whole', 5)
-    run('broken', 4)
-    found, again = run('broken', 5)
-    assert found
+        assert t.resume() == (name == 'broken' and not stop)
+        step = t.train_step
+
+        def train_step(batch):
+            if t.step + 1 == stop and distributed.rank() == 1:
+                signal.raise_signal(signal.SIGTERM)
+            return step(batch)
+        t.train_step = train_step
+        t.run(log=None)
+        return t
+    whole = run('whole')
+    with pytest.raises(SystemExit, match='143'):
+        run('broken', stop=3)
+    again = run('broken')
+    assert 'val R@1' not in again.history[2]  # where it was stopped and saved, nothing else was due
     return [(t.step, [h['total'] for h in t.history], t.model.state_dict()) for t in (whole, again)]
 
 
@@ -76,7 +92,6 @@ def gathered():
 
 def lost(config, folder, missing):
     """A step in which some videos have gone since they were counted."""
-    store.MEMORY = 0
     table = pairs_of(folder)
     pairs = load_pairs(table, config, cache=folder / 'cache')
     distributed.objects('loaded')
@@ -102,16 +117,17 @@ def pairs_of(folder):
 def work(rank, world, port, folder, config, root, want):
     """What each process of a test does; the results go to files."""
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), MASTER_ADDR='127.0.0.1',
-                      MASTER_PORT=str(port), GLSCL_CACHE=str(folder / 'own'))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
+                      MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), GLSCL_CACHE=str(folder / 'own'))
     with distributed.processes('cpu') as device:
         assert device == 'cpu' and distributed.world() == world and distributed.rank() == rank
         splits = {split: load_shapes(config, split, data_dir=root, videos=WORLD) for split in WORLD}
         out = dict(gathered=gathered(), nan=poisoned(config, splits['train']))
-        out['gradients'] = {name: gradients(config.replace(**SETTINGS[name]), splits['train'], 2) for name in want}
+        out['gradients'] = {name: gradients(config.replace(**SETTINGS[name]), splits['train'], ROWS) for name in want}
         model = Trainer(config, splits['train'], splits['val'], None, 0, 'cpu', steps=4).model
         frozen = Trainer(config.replace(freeze_clip=True), splits['train'], splits['val'], None, 0, 'cpu', steps=4).model
         out['evaluated'] = [evaluate(model, splits['test'], batch) for batch in (5, 12)] + [evaluate(frozen, splits['test'], 5)]
+        store.MEMORY = 0
         out['lost'] = [lost(config, folder / 'videos', missing) for missing in ([3], range(1, 12))]
         if world == 2:
             out['resumed'] = resumed(config, splits, folder)
@@ -121,6 +137,8 @@ def work(rank, world, port, folder, config, root, want):
 @pytest.fixture(scope='module')
 def apart(config, world, world_folder, tmp_path_factory):
     """(what each process of two and of three found, the folder it worked in)"""
+    if sys.platform == 'win32':
+        pytest.skip('torch for Windows comes without libuv, which its rendezvous asks for')
     folder = tmp_path_factory.mktemp('processes')
     shutil.copytree(world_folder, folder / 'world')
     (folder / 'videos').mkdir()
@@ -137,49 +155,27 @@ def apart(config, world, world_folder, tmp_path_factory):
 
 
 def close(a, b):
+    """To 1e-6 of the norm of all: of what the optimizer gets, clipped to norm 1."""
+    norm = float(torch.stack([g.norm() for g in b.values()]).norm())
     for name in a:
-        torch.testing.assert_close(a[name], b[name], atol=1e-6, rtol=0, msg=lambda m: f'{name}: {m}')
+        torch.testing.assert_close(a[name] / norm, b[name] / norm, atol=1e-6, rtol=0, msg=lambda m: f'{name}: {m}')
 
 
 @pytest.mark.parametrize('n, name', [(2, name) for name in SETTINGS] + [(3, 'plain')])
 def test_gradients_of_several_processes_are_those_of_one(apart, config, splits, n, name):
-    """A batch of seven: shares of four and three, or three, two and two."""
-    config = config.replace(batch_size=7, **SETTINGS[name])
-    told, alone = gradients(config, splits['train'], 1 if name == 'released' else 2)
+    """A batch of seven: shares of four and three, or three, two and two; two videos have captions in both of two shares.
+
+    `released`: the encoders' gradients are 1/W of that, the head's are not."""
+    owners = splits['train'].text_to_video[ROWS]
+    assert len(set(owners[:4].tolist()) & set(owners[4:].tolist())) == 2
+    told, alone = gradients(config.replace(batch_size=7, **SETTINGS[name]), splits['train'], ROWS)
+    if name == 'released':
+        alone = {k: g if k.startswith('local.') or k == 'clip.clip.logit_scale' else g / n for k, g in alone.items()}
+    assert max(g.abs().max() for g in alone.values()) > 0.01
     for of_rank in apart[0][n]:
         theirs, found = of_rank['gradients'][name]
-        assert found.keys() == alone.keys()
-        assert theirs[0] == pytest.approx(told[0], abs=1e-6)
-        if name != 'released':
-            assert theirs[1] == pytest.approx(told[1], abs=1e-5)
-            close(found, alone)
-
-
-def test_released_encoders_get_one_part_in_w_of_the_gradient_and_the_head_all_of_it(config, splits, apart, monkeypatch):
-    config = config.replace(batch_size=7, released=True, grad_clip=1e9)
-    monkeypatch.setattr(distributed, 'average_gradients', lambda parameters: None)
-    monkeypatch.setattr(Trainer, '_share_gradients', Trainer._share_gradients)
-    t = Trainer(config, splits['train'], splits['train'], None, 0, 'cpu', steps=4)
-    t.model.eval()
-    losses = []
-    for W in (1, 2):
-        t.optimizer = torch.optim.SGD(t.model.parameters(), lr=0)
-        t.schedule = torch.optim.lr_scheduler.LambdaLR(t.optimizer, lambda step: 1)
-        with monkeypatch.context() as patch:
-            share = t._share_gradients
-            if W == 2:  # as if there were two, once the features are joined
-                def share_of_two():
-                    patch.setattr(distributed, 'world', lambda: 2)
-                    share()
-                    patch.setattr(distributed, 'world', lambda: 1)
-                patch.setattr(t, '_share_gradients', share_of_two)
-            t.step = 0
-            t.train_step()
-        losses.append({name: p.grad.clone() for name, p in t.model.named_parameters() if p.grad is not None})
-    kinds = {name: 'head' if name.startswith('local.') or name.endswith('logit_scale') else 'encoder' for name in losses[0]}
-    assert {'clip.clip.text_projection', 'temporal.positions', 'local.video_queries', 'clip.clip.logit_scale'} <= set(kinds)
-    for name, kind in kinds.items():
-        torch.testing.assert_close(losses[1][name], losses[0][name] / (2 if kind == 'encoder' else 1))
+        assert found.keys() == alone.keys() and theirs == pytest.approx(told, abs=1e-6)
+        close(found, alone)
 
 
 def test_rows_are_joined_in_rank_order_and_the_gradient_is_the_sum_over_processes(apart):
@@ -205,13 +201,14 @@ def test_metrics_are_exactly_those_of_one_process(apart, config, splits):
 
 
 @pytest.mark.parametrize('case', [0, 1], ids=['one video', 'all but one'])
-def test_videos_lost_on_one_process_leave_the_batch_of_all(apart, config, case):
+def test_videos_lost_on_one_process_leave_the_batch_of_all(apart, config, case, monkeypatch):
     """Where all but one are gone, one process has nothing to encode; the gradients stay those of one process."""
     found, folder = apart
+    monkeypatch.setattr(store, 'MEMORY', 0)
     alone = lost(config.replace(batch_size=7), folder / 'videos', [[3], range(1, 12)][case])
     for results in found.values():
         for of_rank in results:
-            assert of_rank['lost'][case][0][0] == pytest.approx(alone[0][0], abs=1e-6)
+            assert of_rank['lost'][case][0] == pytest.approx(alone[0], abs=1e-6)
             close(of_rank['lost'][case][1], alone[1])
 
 
@@ -220,7 +217,7 @@ def test_a_loss_that_is_not_a_number_on_one_stops_all(apart):
         assert len({of_rank['nan'] for of_rank in results}) == 1
 
 
-def test_two_processes_resume_bit_equal_with_dropout(apart):
+def test_a_signal_to_one_of_two_stops_both_and_they_go_on_bit_equal_with_dropout(apart, config, splits):
     for of_rank in apart[0][2]:
         (step, losses, whole), (step_again, losses_again, again) = of_rank['resumed']
         assert step == step_again == 5 and losses == losses_again
@@ -229,12 +226,8 @@ def test_two_processes_resume_bit_equal_with_dropout(apart):
     assert all(torch.equal(a[name], b[name]) for name in a)  # and both hold the same model
     state = torch.load(apart[1] / 'whole' / 'last.pt', weights_only=True)
     assert len(state['rng']) == 2 and not torch.equal(*state['rng'])  # each draws dropout of its own
-
-
-def test_captions_of_one_video_on_two_processes_are_each_others_positives():
-    """Owners are gathered with the features: the target of the joined batch is that of one process."""
-    S, owners = torch.randn(4, 4), torch.tensor([0, 1, 1, 2])
-    assert not torch.isclose(contrastive(S, 5.0, owners), contrastive(S, 5.0))
+    alone = Trainer(config.replace(batch_size=7), splits['train'], splits['val'], apart[1] / 'whole', 0, 'cpu', steps=5)
+    assert alone.resume() and alone.step == 5  # one process can go on with what two have saved
 
 
 def test_in_one_process_nothing_is_sent():
@@ -253,8 +246,27 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused(config, splits,
         Trainer(config, splits['train'], splits['val'], None, 0, 'cpu', steps=1)
 
 
-def test_torchrun_trains_a_recipe_and_one_process_finds_the_same(config, world_folder, tmp_path):
-    """From the command line; dropout is each process's own, so that only the start is the same."""
+def test_a_checkpoint_that_not_all_processes_see_is_refused(config, splits, monkeypatch, tmp_path):
+    t = Trainer(config, splits['train'], splits['val'], tmp_path, 0, 'cpu', steps=1)
+    t.save()
+    monkeypatch.setattr(distributed, 'objects', lambda x: [x, False])
+    with pytest.raises(FileNotFoundError, match='last.pt is seen by 1 of 2 processes: put run_dir on a disk that all share'):
+        t.resume()
+
+
+@pytest.mark.parametrize('gpus, kind, message', [(1, 'cuda', '2 processes on a machine with 1 GPUs.*nproc-per-node=1'),
+                                                 (0, 'mps', 'several processes train on CUDA or on the CPU, not on mps')])
+def test_too_many_processes_for_the_machine_are_refused(monkeypatch, gpus, kind, message):
+    for name, value in dict(WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, LOCAL_RANK=1).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
+    with pytest.raises(ValueError, match=message):
+        with distributed.processes(kind):
+            pass
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='torch for Windows comes without libuv')
+def test_torchrun_trains_a_recipe(config, world_folder, tmp_path):
     with open(tmp_path / 'captions.csv', 'w', newline='') as file:
         out = csv.writer(file)
         out.writerow(['path', 'caption', 'split'])
@@ -265,8 +277,8 @@ def test_torchrun_trains_a_recipe_and_one_process_finds_the_same(config, world_f
     recipe = config.replace(dataset='own', select_on='test', batch_size=5, epochs=1)
     (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
     run = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'glscl.training',
-           '--recipe', str(tmp_path / 'mine.yaml'), '--data-dir', str(tmp_path / 'captions.csv'), '--run-dir', str(tmp_path / 'run'),
-           '--device', 'cpu']
+           '--recipe', str(tmp_path / 'mine.yaml'), '--data-dir', str(tmp_path / 'captions.csv'),
+           '--run-dir', str(tmp_path / 'run'), '--device', 'cpu']
     told = subprocess.run(run, capture_output=True, text=True, timeout=240, env={**os.environ, 'OMP_NUM_THREADS': '1'},
                           cwd=Path(__file__).parents[1])
     assert told.returncode == 0, told.stderr[-3000:]
