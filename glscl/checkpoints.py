@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -34,8 +35,8 @@ def atomic(path, write):
 
 def sweep(folder):
     """Take away the halves that `atomic` left where its process was killed; nobody else may be writing there."""
-    for half in Path(folder).glob('.*.*'):
-        if half.suffix[1:].isdigit():
+    for half in Path(folder).glob('.*'):
+        if half.suffix[1:].isdigit() or re.fullmatch(r'\.tmp\w{6}', half.name):  # safetensors writes a half of its own first
             half.unlink(missing_ok=True)
 
 

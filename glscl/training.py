@@ -207,8 +207,8 @@ class Trainer:
                      seed=self.seed, total=self.total, config=dataclasses.asdict(self.config),
                      rng=torch.stack(distributed.objects(rng_state(self.device))))
         if self.writes:
-            atomic(self.run_dir / 'last.pt', lambda p: torch.save(state, p))
             atomic(self.run_dir / 'history.json', lambda p: p.write_text(json.dumps(self.history)))
+            atomic(self.run_dir / 'last.pt', lambda p: torch.save(state, p))  # last: history is then never behind
 
     def resume(self):
         """Go on from last.pt if there is one; returns whether there was. Bit-equal to a run without interruption.

@@ -140,6 +140,14 @@ def test_a_run_broken_off_in_mid_epoch_ends_bit_equal(config, splits, finished, 
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_what_a_killed_process_left_half_written_is_swept_away(config, splits, tmp_path):
+    halves, others = ['.last.pt.4711', '.best.safetensors.12', '.tmpR70bTB'], ['.gitignore', '.keep.me', 'notes.1', 'last.pt.bak']
+    for name in halves + others:
+        (tmp_path / name).write_text('')
+    assert trainer(config, splits, tmp_path).resume() is False
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
+
+
 def test_nothing_to_resume_is_no_error(config, splits, tmp_path):
     assert trainer(config, splits, tmp_path).resume() is False and trainer(config, splits).resume() is False
 
@@ -517,6 +525,7 @@ def same_end(run_dir, other):
         assert all(torch.equal(state[name], b['optimizer']['state'][k][name]) for name in state)
     a, b = (load_model(folder).state_dict() for folder in (run_dir, other))
     assert all(torch.equal(a[name], b[name]) for name in a)
+    assert (run_dir / 'history.json').read_text().count('step') == (other / 'history.json').read_text().count('step') == 6
     assert sorted(p.name for p in other.iterdir()) == ['best.safetensors', 'history.json', 'last.pt']
 
 
