@@ -134,9 +134,10 @@ def training_bytes(config):
     cfg = SMALL if config.clip == 'small' else architecture(config.clip)
     vision, text, D = cfg['vision_cfg'], cfg['text_cfg'], cfg['embed_dim']
     patches, kept = 1 + (vision['image_size'] // vision['patch_size']) ** 2, 0
+    at_once = min(config.batch_size, config.chunk or config.batch_size)
     for tokens, tower in ((config.max_frames * patches, vision), (config.max_words, text)):
         blocks = tower['layers'] * 2 + BYTES_A_TOKEN if config.grad_checkpointing else tower['layers'] * BYTES_A_TOKEN
-        kept += 0 if config.freeze_clip else config.batch_size * tokens * tower['width'] * blocks
+        kept += 0 if config.freeze_clip else at_once * tokens * tower['width'] * blocks
     clip = sum(12 * tower['layers'] * tower['width'] ** 2 for tower in (vision, text))
     clip += text.get('vocab_size', 0) * text['width']
     head = config.decoder_layers * (8 * D ** 2 + 2 * D * 2048)
@@ -153,7 +154,8 @@ def memory(config):
     gpu = torch.cuda.get_device_properties(0)
     have = gpu.total_memory / 1e9
     return [line, f'{gpu.name}: {have:.1f} GB'], [] if need + 1 < have else [
-        'set grad_checkpointing: true (slower, far less memory), or a smaller batch_size (fewer negatives: other results)']
+        'set grad_checkpointing: true or chunk: 16 (slower, far less memory, the same gradients), or a smaller batch_size (fewer '
+        'negatives: other results)']
 
 
 def check(config, data_dir=None, decode=False, say=print):

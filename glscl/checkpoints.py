@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ def atomic(path, write):
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write(half)
+        with open(half, 'rb+') as written:
+            os.fsync(written.fileno())  # else a machine that goes down may leave the name and not the bytes
         os.replace(half, path)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise OSError(f'cannot write {path}: {error}. Is the disk full, or the folder not yours to write to? '
@@ -28,6 +31,13 @@ def atomic(path, write):
     finally:
         with contextlib.suppress(OSError):
             half.unlink()
+
+
+def sweep(folder):
+    """Take away the halves that `atomic` left where its process was killed; nobody else may be writing there."""
+    for half in Path(folder).glob('.*'):
+        if half.suffix[1:].isdigit() or re.fullmatch(r'\.tmp\w{6}', half.name):  # safetensors writes a half of its own first
+            half.unlink(missing_ok=True)
 
 
 def save_model(model, path, half=False):

@@ -22,6 +22,7 @@ class Config:
     clip_pretrained: str | None = 'openai'  # open_clip's tag or a local file; None: random weights
     freeze_clip: bool = False           # train what stands on top of CLIP only
     grad_checkpointing: bool = False    # recompute CLIP's activations in the backward pass: slower, far less memory
+    compile: bool = False               # torch.compile of the image tower: needs a C++ compiler, and minutes at the start
     max_words: int = 32                 # L, tokens, start and end included
     max_frames: int = 12                # F
     framerate: float = 1.0              # frames a second before thinning to max_frames
@@ -45,7 +46,8 @@ class Config:
     released: bool = False              # the released code's behaviour wherever it differs (losses, padding, optimizer)
     # training
     optimizer: str = 'adamw'            # "adamw": torch's; "bert_adam": the released code's
-    batch_size: int = 128
+    batch_size: int = 128               # captions a step, over all processes: each is contrasted with all others
+    chunk: int = 0                      # captions encoded at a time (gradient caching): less memory, same gradients; 0: all
     epochs: float = 5
     lr: float = 1e-4                    # new modules
     clip_lr: float = 1e-7               # CLIP
@@ -66,6 +68,11 @@ class Config:
         for name in ('temperature', 'max_words', 'max_frames', 'num_queries', 'batch_size', 'framerate', 'lr'):
             if not getattr(self, name) > 0:
                 raise ValueError(f'{name} must be positive, not {getattr(self, name)!r}')
+        if self.chunk < 0:
+            raise ValueError(f'chunk is a number of captions, or 0 for the whole batch at once, not {self.chunk!r}')
+        if self.chunk and self.released and self.temporal == 'lstm':
+            raise ValueError('chunk cannot give the gradients of the whole batch here: what the released LSTM makes of padding '
+                             'depends on the longest video beside it; set chunk to 0')
 
     def replace(self, **changes):
         """A copy with some settings changed; an unknown name raises ValueError."""

@@ -2,6 +2,7 @@
 import numpy as np
 import torch
 
+from . import distributed
 from .metrics import retrieval_metrics
 from .model import Texts, Videos
 from .runtime import autocast
@@ -11,14 +12,14 @@ from .video import VideoError
 
 @torch.no_grad()
 def encode(model, pairs, batch=50):
-    """Every caption and every video once: (Texts, Videos) on the model's device."""
+    """Every caption and every video once: (Texts, Videos) on the model's device; several processes share the work."""
     device, training = next(model.parameters()).device, model.training
     model.eval()
     with autocast(device):
         source = clip_features(model, pairs) if model.config.freeze_clip else pairs.frames
-        videos = [encode_read(model, *block) for block in source.blocks(_blocks(len(pairs.frames), batch))]
+        videos = [encode_read(model, *block) for block in source.blocks(distributed.share(_blocks(len(pairs.frames), batch)))]
     model.train(training)
-    return encode_texts(model, pairs, batch=4 * batch), Videos.cat(videos)
+    return encode_texts(model, pairs, batch=4 * batch), Videos.cat(distributed.joined(videos)).to(device)
 
 
 @torch.no_grad()
@@ -29,9 +30,10 @@ def encode_texts(model, pairs, rows=None, batch=200):
     longest = int(mask.sum(1).max())
     model.eval()
     with autocast(device):
-        parts = [model.encode_texts(ids[r, :longest].to(device), mask[r, :longest].to(device)) for r in _blocks(len(ids), batch)]
+        parts = [model.encode_texts(ids[r, :longest].to(device), mask[r, :longest].to(device))
+                 for r in distributed.share(_blocks(len(ids), batch))]
     model.train(training)
-    return Texts.cat(parts)
+    return Texts.cat(distributed.joined(parts)).to(device)
 
 
 def _blocks(n, size):

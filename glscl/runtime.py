@@ -4,7 +4,9 @@ import datetime
 import os
 import platform
 import random
+import signal
 import subprocess
+import threading
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -44,6 +46,34 @@ def seed_everything(seed):
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # it would write every buffer twice, for no gain here
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+
+
+def rng_state(device):
+    """Where the generators are that torch draws from, the CPU's and the device's own after it: uint8 [n]."""
+    own = [] if device.type == 'cpu' else [torch.get_device_module(device).get_rng_state()]
+    return torch.cat([torch.get_rng_state(), *own])
+
+
+def set_rng_state(device, state):
+    """Go on drawing where `rng_state` was taken (on another kind of device: the CPU's generator alone)."""
+    cpu, own = state.cpu().tensor_split([len(torch.get_rng_state())])
+    torch.set_rng_state(cpu.clone())
+    if device.type != 'cpu' and len(own):
+        torch.get_device_module(device).set_rng_state(own.clone())
+
+
+@contextlib.contextmanager
+def sigterm_noted():
+    """Within it SIGTERM, as clusters send it before they kill, is noted in the Event that it yields, and nothing more.
+
+    Outside the main thread signals cannot be caught, and it ends the process as ever."""
+    asked, catch = threading.Event(), threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set()) if catch else None
+    try:
+        yield asked
+    finally:
+        if catch:
+            signal.signal(signal.SIGTERM, before)
 
 
 def machine():

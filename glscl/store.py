@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from . import distributed
 from .runtime import autocast, precision
 from .video import VideoError, pixels
 
@@ -158,7 +159,7 @@ def clip_features(model, pairs, batch=50):
     for name, value in sorted(clip.clip.visual.state_dict().items()):
         mark.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     files = [file.with_name(f'{file.stem}-{mark.hexdigest()[:16]}.npy') for file in pairs.frames.files]
-    todo = [v for v, file in enumerate(files) if load(file, 'r') is None]
+    todo = [v for v in distributed.part_here(range(len(files))) if load(files[v], 'r') is None]
     blocks = [todo[i:i + batch] for i in range(0, len(todo), batch)]
     for rows, (frames, mask) in zip(blocks, pairs.frames.blocks(blocks)):
         seen, mask = pixels(frames, mask, device)
@@ -167,6 +168,7 @@ def clip_features(model, pairs, batch=50):
         for v, of_video in zip(rows, np.split(x, mask.sum(1).cumsum(0).cpu()[:-1])):
             if len(of_video):
                 save(files[v], of_video)
+    distributed.objects('done')  # the others read what each has made
     gone = [partial(_gone, file) for file in files]
     return Kept(files, gone, pairs.frames.counts, (pairs.frames.shape[1], clip.width), np.float32)
 

@@ -2,14 +2,18 @@
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
+import random
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from glscl import Trainer, load_model, save_model, store
+from glscl import Trainer, load_model, save_model, store, training
 from glscl.checkpoints import save_result
 from glscl.datasets import load_pairs, load_shapes, shapes_table
 from glscl.evaluation import evaluate
@@ -134,6 +138,14 @@ def test_a_run_broken_off_in_mid_epoch_ends_bit_equal(config, splits, finished, 
         assert torch.equal(state['exp_avg_sq'], b['optimizer']['state'][k]['exp_avg_sq'])
     a, b = (load_model(folder).state_dict() for folder in (run_dir, tmp_path))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_what_a_killed_process_left_half_written_is_swept_away(config, splits, tmp_path):
+    halves, others = ['.last.pt.4711', '.best.safetensors.12', '.tmpR70bTB'], ['.gitignore', '.keep.me', 'notes.1', 'last.pt.bak']
+    for name in halves + others:
+        (tmp_path / name).write_text('')
+    assert trainer(config, splits, tmp_path).resume() is False
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
 
 
 def test_nothing_to_resume_is_no_error(config, splits, tmp_path):
@@ -397,3 +409,172 @@ def test_a_result_carries_its_provenance(tmp_path):
     result = json.loads((tmp_path / 'deep' / 'result.json').read_text())
     assert result['seed'] == 3 and {'hardware', 'versions', 'commit', 'date', 'python'} <= set(result)
     assert result['versions']['torch'] == torch.__version__.split('+')[0] or result['versions']['torch'] == torch.__version__
+
+
+# ---- a batch in chunks
+
+def close(a, b):
+    """To 1e-6 of the norm of all: of what the optimizer gets, clipped to norm 1."""
+    norm = float(torch.stack([g.norm() for g in b.values()]).norm())
+    for name in b:
+        torch.testing.assert_close(a[name] / norm, b[name] / norm, atol=1e-6, rtol=0, msg=lambda m: f'{name}: {m}')
+
+
+def step_gradients(config, pairs, chunk, joined=False, dropout=True):
+    """Gradients of one step before clipping. joined: the same chunks, and so the same dropout, in one graph."""
+    t = Trainer(config.replace(batch_size=12, chunk=chunk), pairs, pairs, None, 0, 'cpu', steps=3)
+    if not dropout:
+        t.model.eval()
+    seen, states = {}, []
+
+    def keep():
+        seen.update({name: p.grad.clone() for name, p in t.model.named_parameters() if p.grad is not None})
+        states.append(torch.get_rng_state())
+    t._share_gradients = keep
+    with pytest.MonkeyPatch.context() as patch:
+        if joined:
+            patch.setattr(training, 'checkpoint', lambda f, *args, use_reentrant: f(*args))
+        loss = t.train_step()['total']
+    return loss, seen, states[0]
+
+
+@pytest.mark.parametrize('settings', [{}, dict(released=True), dict(grad_checkpointing=True), dict(freeze_clip=True)], ids=str)
+@pytest.mark.parametrize('chunk', [1, 5, 12])
+def test_chunks_give_the_gradients_of_the_whole_batch(config, copied, settings, chunk):
+    config = config.replace(**settings)
+    whole, chunked = (step_gradients(config, copied, c, dropout=False) for c in (0, chunk))
+    assert chunked[0] == pytest.approx(whole[0], abs=1e-6)
+    assert chunked[1].keys() == whole[1].keys() and max(g.abs().max() for g in whole[1].values()) > 0.01
+    close(chunked[1], whole[1])
+
+
+def test_chunks_are_encoded_again_with_the_same_dropout(config, copied):
+    loss, graph, state = step_gradients(config, copied, 5, joined=True)
+    loss_again, cached, state_again = step_gradients(config, copied, 5)
+    assert loss == loss_again and torch.equal(state, state_again)
+    close(cached, graph)
+    without = step_gradients(config, copied, 5, dropout=False)[1]
+    assert (without['local.video_queries'] - cached['local.video_queries']).abs().max() > 1e-3
+
+
+def test_a_chunk_bounds_what_the_backward_pass_keeps(config, copied):
+    """Bytes held for it when the loss is there: with one caption at a time, features and little else."""
+    def kept(chunk):
+        t, total = Trainer(config.replace(batch_size=12, chunk=chunk), copied, copied, None, 0, 'cpu', steps=3), {}
+
+        def pack(x):
+            total[x.data_ptr()] = x.nelement() * x.element_size()
+            return x
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            rows, (read, mask) = next(t.batches(1))
+            t.encode(*copied.texts(rows), read, mask)
+        return sum(total.values())
+    assert kept(1) < 0.1 * kept(0)
+
+
+@pytest.mark.parametrize('settings, message', [(dict(chunk=-1), 'chunk is a number of captions'),
+                                               (dict(chunk=1.5), 'chunk must be a whole'),
+                                               (dict(chunk=4, released=True, temporal='lstm'), 'chunk cannot give .*LSTM')])
+def test_a_chunk_that_cannot_be_is_refused(config, settings, message):
+    with pytest.raises(ValueError, match=message):
+        config.replace(**settings)
+
+
+# ---- killed
+
+def go(config, splits, run_dir, at=None, say=None):
+    """What a process does: go on with the run; `at` {step: what to do after it}."""
+    t = trainer(config, splits, run_dir, steps=6)
+    t.resume()
+    step = t.train_step
+
+    def train_step(batch):
+        told = step(batch)
+        if say:
+            say.send(t.step)
+        if at and t.step in at:
+            at[t.step]()
+        return told
+    t.train_step = train_step
+    t.run(log=None, save_every=2)
+
+
+def process(*args, **kwargs):
+    fork = multiprocessing.get_context('fork')  # nothing is imported again
+    child = fork.Process(target=go, args=args, kwargs=kwargs)
+    child.start()
+    return child
+
+
+needs_fork = pytest.mark.skipif('fork' not in multiprocessing.get_all_start_methods(),
+                                reason='Windows can neither fork nor kill -9')
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(config, splits, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp('whole')
+    go(config, splits, run_dir)
+    return run_dir
+
+
+def same_end(run_dir, other):
+    a, b = (torch.load(folder / 'last.pt', weights_only=True) for folder in (run_dir, other))
+    assert a['step'] == b['step'] == 6 and losses(a['history']) == losses(b['history']) and torch.equal(a['rng'], b['rng'])
+    assert all(torch.equal(a['model'][name], b['model'][name]) for name in a['model'])
+    for k, state in a['optimizer']['state'].items():
+        assert all(torch.equal(state[name], b['optimizer']['state'][k][name]) for name in state)
+    a, b = (load_model(folder).state_dict() for folder in (run_dir, other))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert (run_dir / 'history.json').read_text().count('step') == (other / 'history.json').read_text().count('step') == 6
+    assert sorted(p.name for p in other.iterdir()) == ['best.safetensors', 'history.json', 'last.pt']
+
+
+@needs_fork
+@pytest.mark.parametrize('draw', range(5))
+def test_kill_9_at_any_time_and_going_on_ends_bit_equal(config, splits, uninterrupted, tmp_path, draw):
+    step, delay = random.Random(draw).randint(1, 5), random.random() * 0.2  # somewhere in the step after, or in a write
+    heard, say = multiprocessing.Pipe(duplex=False)
+    child = process(config, splits, tmp_path, say=say)
+    while heard.recv() < step:
+        pass
+    time.sleep(delay)
+    child.kill()
+    child.join()
+    assert child.exitcode in (-signal.SIGKILL, 0)
+    go(config, splits, tmp_path)
+    same_end(uninterrupted, tmp_path)
+
+
+@needs_fork
+def test_kill_9_in_the_middle_of_a_write_leaves_the_checkpoint_before(config, splits, uninterrupted, tmp_path):
+    def cut(state, path):
+        path.write_bytes(b'half a checkpoint')
+        os.kill(os.getpid(), signal.SIGKILL)
+    child = process(config, splits, tmp_path, at={4: lambda: setattr(torch, 'save', cut)})
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith('.last.pt.')]
+    assert torch.load(tmp_path / 'last.pt', weights_only=True)['step'] == 2
+    go(config, splits, tmp_path)
+    same_end(uninterrupted, tmp_path)
+
+
+@needs_fork
+def test_sigterm_saves_at_the_end_of_the_step_and_exits_with_143(config, splits, uninterrupted, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    child = process(config, splits, tmp_path, at={3: lambda: signal.raise_signal(signal.SIGTERM)})
+    child.join()
+    assert child.exitcode == 143 == 128 + signal.SIGTERM
+    assert torch.load(tmp_path / 'last.pt', weights_only=True)['step'] == 3  # between the checkpoints at 2 and 4
+    go(config, splits, tmp_path)
+    same_end(uninterrupted, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_image_tower_alone_is_compiled_and_keeps_its_names(config, splits, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, 'compile', lambda module: compiled.append(module))
+    t = trainer(config.replace(compile=True), splits)
+    assert compiled == [t.model.clip.clip.visual]
+    trainer(config, splits)
+    assert len(compiled) == 1
