@@ -26,7 +26,8 @@ def encode(model, pairs, batch=50):
 def encode_texts(model, pairs, rows=None, batch=200):
     """The captions in these rows (default: all) once: Texts on the model's device."""
     device, training = next(model.parameters()).device, model.training
-    ids, mask = (pairs.ids, pairs.words_mask) if rows is None else (pairs.ids[rows], pairs.words_mask[rows])
+    rows = slice(None) if rows is None else torch.tensor(rows)
+    ids, mask = pairs.ids[rows], pairs.words_mask[rows]
     longest = int(mask.sum(1).max())
     model.eval()
     with autocast(device):

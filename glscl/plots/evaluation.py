@@ -1,6 +1,10 @@
 """Figures of 05: ranks, intervals, galleries, confusions."""
+import base64
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
 from .style import BLUE, GREEN, GREY, INK, ORANGE, RED
 
@@ -133,3 +137,16 @@ def methods(runs, names, captions, metric='R@1', direction='t2v'):
         ax.set(title=f'captions: {kind}', xlabel=f'{metric}, %', yticks=range(len(names)), yticklabels=names,
                ylim=(-0.6, len(names) - 0.4))
         ax.margins(x=0.15)
+
+
+def found(results, query):
+    """Videos found by a search, a row each: [(retrieval.Result, retrieval.thumbnails of it)], the heaviest frame first."""
+    fig, axes = plt.subplots(len(results), 3, figsize=(5.4, 1.75 * len(results)), squeeze=False)
+    fig.suptitle(f'“{query}”', fontsize=10)
+    for rank, (row, (result, pictures)) in enumerate(zip(axes, results), 1):
+        for ax in row:
+            ax.axis('off')
+        for ax, (uri, frame) in zip(row, pictures):
+            ax.imshow(Image.open(io.BytesIO(base64.b64decode(uri.partition(',')[2]))))
+            ax.set_title(f'{frame["seconds"]:.0f} s, weight {frame["weight"]:.2f}', fontsize=8, loc='center')
+        row[0].text(-0.12, 0.5, f'rank {rank}', transform=row[0].transAxes, rotation=90, va='center', ha='center', fontsize=9)
