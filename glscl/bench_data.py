@@ -65,6 +65,7 @@ def plain(path, max_frames, size):
 
 
 def timed(run, *args):
+    """(run(*args), seconds)"""
     start = time.perf_counter()
     return run(*args), time.perf_counter() - start
 

@@ -119,6 +119,7 @@ def main(argv=None):
 
 
 def report(folder, model, n, approximate):
+    """Make a gallery of n videos and print what searching it takes."""
     made, seconds = Made(model), generate(folder, model, n)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f'\n{n:,} videos: {size / 1e6:,.0f} MB, {size / n:,.0f} bytes a video; generated in {seconds:.0f} s')

@@ -191,6 +191,7 @@ def report(result):
 
 
 def main():
+    """Time scoring beside its matrix products; print, and keep as JSON with --out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--repeats', type=int, default=30)

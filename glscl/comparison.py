@@ -76,6 +76,7 @@ def differences(runs, captions='one', direction='t2v', k=1):
 
 
 def main():
+    """Train and evaluate what is not yet in --out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', default='data/results/methods.json')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])

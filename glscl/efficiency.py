@@ -129,6 +129,7 @@ def measure(fn, repeats=5, warmup=1):
 
 
 def main():
+    """Print the cost table, what gives the published column, and the ratio to X-CLIP."""
     T, V, F, L, D, Q = sizes = 1000, 1000, 12, 32, 512, 8
     print(f'{T} texts x {V} videos, F = {F}, L = {L}, D = {D}, Q = {Q}; G multiply-adds\n')
     with pd.option_context('display.width', 200, 'display.max_columns', None, 'display.max_colwidth', None):

@@ -31,6 +31,7 @@ def frame_pool(n, seed, workers=2):
 
 
 def main():
+    """Train, and keep weights and provenance every 250 steps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', default='data/clip_small.safetensors')
     parser.add_argument('--steps', type=int, default=3000)

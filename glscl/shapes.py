@@ -69,6 +69,7 @@ class Thing:
 
 @dataclass
 class Scene:
+    """A background, how long it lasts, and what is seen before it."""
     background: str
     seconds: int
     things: list    # the main object first
@@ -154,6 +155,7 @@ def say(fact, rng, plain=False):
 
 
 def say_order(facts, rng, plain=False):
+    """One clause, or two in order: 'first a red star, then a blue ring'."""
     clauses = [say(fact, rng, plain) for fact in facts]
     return clauses[0] if len(clauses) == 1 else (ORDER[0] if plain else rng.choice(ORDER)).format(a=clauses[0], b=clauses[1])
 
