@@ -199,6 +199,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     result = run(repeats=args.repeats)
+    result['command'] += f' --threads {args.threads} --repeats {args.repeats}'
     print(report(result))
     if args.out:
         Path(args.out).write_text(json.dumps(result, indent=1) + '\n')
