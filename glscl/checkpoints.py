@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from .config import Config, data_path
 from .encoders import build_clip, small_clip_of
-from .model import GLSCL
+from .heads.model import build
 from .runtime import machine
 
 
@@ -74,9 +74,9 @@ def load_model(path=None, config=None, device='cpu'):
     if config is not None:
         _same_architecture(path, saved, config)
     if saved.clip == 'small':  # built for the tokens of the checkpoint, whatever CLIP ships today
-        model = GLSCL(saved, small_clip_of(torch.tensor(token_ids)))
+        model = build(saved, small_clip_of(torch.tensor(token_ids)))
     else:
-        model = GLSCL(saved, build_clip(saved.clip, quick_gelu))
+        model = build(saved, build_clip(saved.clip, quick_gelu))
     tied = {k: v.data_ptr() for k, v in model.state_dict().items()}
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
@@ -89,7 +89,7 @@ def load_model(path=None, config=None, device='cpu'):
 
 
 def _same_architecture(path, saved, wanted):
-    fields = ('clip', 'temporal', 'temporal_layers', 'num_queries', 'decoder_layers', 'share_queries', 'share_decoder')
+    fields = ('clip', 'head', 'temporal', 'temporal_layers', 'num_queries', 'decoder_layers', 'share_queries', 'share_decoder')
     differ = [f'{f}: {getattr(saved, f)!r} in the file, {getattr(wanted, f)!r} wanted' for f in fields
               if getattr(saved, f) != getattr(wanted, f)]
     if bool(saved.local_weight) != bool(wanted.local_weight):

@@ -29,6 +29,7 @@ class Config:
     temporal: str = 'transformer'       # "transformer" | "none" | "lstm"
     temporal_layers: int = 4
     # interaction
+    head: str = 'GLSCL'                 # or a rival of `heads.HEADS`, "X-Pool" say: same encoders, same training, its own loss
     pooling: str = 'text'               # "text": the global module; "mean": CLIP4Clip's mean over frames
     temperature: float = 3.0            # tau of the global module, on un-normalised features
     local_weight: float = 0.5           # lambda; 0 leaves the local module out

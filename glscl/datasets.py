@@ -111,11 +111,11 @@ class Pairs:
         """[N] int: the video of each caption"""
         return torch.tensor(self.table['video'].to_numpy())
 
-    def texts(self, rows, device='cpu'):
-        """ids, mask [n, longest of these]: padding beyond the batch's longest caption is left out."""
+    def texts(self, rows, device='cpu', length=None):
+        """ids, mask [n, length]; by default as long as the longest of these captions."""
         mask = self.words_mask[rows]
-        longest = int(mask.sum(1).max())
-        return self.ids[rows, :longest].to(device), mask[:, :longest].to(device)
+        length = length or int(mask.sum(1).max())
+        return self.ids[rows, :length].to(device), mask[:, :length].to(device)
 
     def videos(self, rows, device='cpu'):
         """pixels [n, F, 3, S, S] float, mask [n, F]"""

@@ -136,7 +136,7 @@ def gather(*parts):
         return parts
     sizes = objects(len(parts[0]))
     return tuple(_Gather.apply(part, sizes) if isinstance(part, torch.Tensor) else
-                 type(part)(*(None if v is None else _Gather.apply(v, sizes) for v in vars(part).values())) for part in parts)
+                 part.map(lambda x: _Gather.apply(x, sizes)) for part in parts)
 
 
 def average_gradients(parameters):

@@ -4,9 +4,8 @@ import torch
 
 from . import distributed
 from .metrics import retrieval_metrics
-from .model import Texts, Videos
 from .runtime import autocast
-from .store import clip_features, encode_read
+from .store import clip_features, encode_read, encode_said, word_features
 from .video import VideoError
 
 
@@ -16,25 +15,30 @@ def encode(model, pairs, batch=50):
     device, training = next(model.parameters()).device, model.training
     model.eval()
     with autocast(device):
-        source = clip_features(model, pairs) if model.config.freeze_clip else pairs.frames
+        source = clip_features(model, pairs) if model.takes_features else pairs.frames
         videos = [encode_read(model, *block) for block in source.blocks(distributed.share(_blocks(len(pairs.frames), batch)))]
     model.train(training)
-    return encode_texts(model, pairs, batch=4 * batch), Videos.cat(distributed.joined(videos)).to(device)
+    return encode_texts(model, pairs, batch=4 * batch), joined(videos).to(device)
 
 
 @torch.no_grad()
 def encode_texts(model, pairs, rows=None, batch=200):
     """The captions in these rows (default: all) once: Texts on the model's device."""
     device, training = next(model.parameters()).device, model.training
-    rows = slice(None) if rows is None else torch.tensor(rows)
-    ids, mask = pairs.ids[rows], pairs.words_mask[rows]
-    longest = int(mask.sum(1).max())
+    rows = torch.arange(len(pairs)) if rows is None else torch.as_tensor(rows)
+    longest = int(pairs.words_mask[rows].sum(1).max())
     model.eval()
     with autocast(device):
-        parts = [model.encode_texts(ids[r, :longest].to(device), mask[r, :longest].to(device))
-                 for r in distributed.share(_blocks(len(ids), batch))]
+        source = word_features(model, pairs) if model.takes_features and model.config.mask_padding else pairs
+        parts = [encode_said(model, *source.texts(rows[r], device, longest)) for r in distributed.share(_blocks(len(rows), batch))]
     model.train(training)
-    return Texts.cat(distributed.joined(parts)).to(device)
+    return joined(parts).to(device)
+
+
+def joined(parts):
+    """The items of all processes as one."""
+    parts = distributed.joined(parts)
+    return parts[0].cat(parts)
 
 
 def _blocks(n, size):

@@ -14,19 +14,22 @@ from .losses import contrastive, inter_consistency, intra_diversity
 class Items:
     """A batch of encoded items; index or slice it, move it, join several."""
 
+    def map(self, fn):
+        """fn on every tensor that there is"""
+        return type(self)(*(None if v is None else fn(v) for v in self._values()))
+
     def __getitem__(self, rows):
-        return type(self)(*(None if v is None else v[rows] for v in self._values()))
+        return self.map(lambda v: v[rows])
 
     def __len__(self):
         return len(self.mask)
 
     def to(self, device):
-        return type(self)(*(None if v is None else v.to(device) for v in self._values()))
+        return self.map(lambda v: v.to(device))
 
     def float(self):
         """In float32 at least, whatever autocast or storage made of it."""
-        return type(self)(*(v if v is None or not v.is_floating_point() else v.to(torch.promote_types(v.dtype, torch.float32))
-                            for v in self._values()))
+        return self.map(lambda v: v.to(torch.promote_types(v.dtype, torch.float32)) if v.is_floating_point() else v)
 
     @classmethod
     def cat(cls, parts):
@@ -66,21 +69,21 @@ class Losses:
         return self.contrastive + self.inter_consistency + self.intra_diversity
 
 
-class GLSCL(nn.Module):
-    """The model of the paper. `config`: a Config, or a recipe's name; `clip`: an encoders.Clip, else the one the config names.
+class ClipModel(nn.Module):
+    """CLIP and what any model on top of it needs: GLSCL, or a rival's head (`heads.model`). `clip`: an encoders.Clip, else the
+    one that the config names.
 
     With `freeze_clip` CLIP's towers take no gradient and stay in eval mode; `logit_scale` still learns: it belongs to the
     contrastive loss, not to the features."""
 
-    def __init__(self, config='shapes', clip: Clip | None = None):
+    def __init__(self, config, clip=None):
         super().__init__()
-        self.config = config if isinstance(config, Config) else load_config(config)
+        self.config = config
+        self.clip = clip if clip is not None else load_clip(config.clip, config.clip_pretrained)
+
+    def settle(self):
+        """Freeze what the config says, once all modules are there."""
         c = self.config
-        self.clip = clip if clip is not None else load_clip(c.clip, c.clip_pretrained)
-        self.temporal = {'transformer': lambda: TemporalTransformer(self.clip, c.temporal_layers),
-                         'lstm': lambda: TemporalLSTM(self.clip.width, c.released), 'none': lambda: None}[c.temporal]()
-        self.local = LocalInteraction(self.clip.width, c.num_queries, c.decoder_layers, c.share_queries,
-                                      c.share_decoder, c.mask_padding) if c.local_weight else None
         if c.released:  # there the patch embedding alone is frozen (and the token embedding was meant to be)
             self.clip.clip.visual.conv1.requires_grad_(False)
         if c.freeze_clip:
@@ -96,15 +99,18 @@ class GLSCL(nn.Module):
         return self
 
     @property
+    def takes_features(self):
+        """Whether CLIP's features may be computed once and kept: it is frozen, and all that learns comes after it."""
+        return self.config.freeze_clip
+
+    @property
     def scale(self):
         """s = exp(logit_scale)"""
         return self.clip.clip.logit_scale.exp()
 
     def encode_texts(self, token_ids, token_mask):
         """token_ids, token_mask [T, L] -> Texts"""
-        sentence, words = self.clip.encode_words(token_ids, token_mask)
-        concepts = self.local.text_concepts(words, token_mask) if self.local else None
-        return Texts(sentence, words, token_mask.bool(), concepts)
+        return self.encode_words(*self.clip.encode_words(token_ids, token_mask), token_mask)
 
     def encode_videos(self, frames, frame_mask):
         """frames [V, F, 3, H, W] normalised, frame_mask [V, F] -> Videos"""
@@ -116,6 +122,38 @@ class GLSCL(nn.Module):
         x = seen.new_zeros(*mask.shape, seen.shape[-1])                              # [V, F, D]
         x[mask] = seen
         return self.encode_features(x, frame_mask)
+
+    def parameter_groups(self):
+        """Two learning rates, weight decay on matrices only: what torch's optimizers take.
+
+        With `bert_adam` decay reaches all but biases, as released: its list of exceptions names no LayerNorm in use."""
+        c, groups = self.config, {}
+        for name, p in self.named_parameters():
+            if p.requires_grad:
+                decay = 'bias' not in name if c.optimizer == 'bert_adam' else p.ndim > 1
+                groups.setdefault((name.startswith('clip.'), decay), []).append(p)
+        return [dict(params=ps, lr=c.clip_lr if of_clip else c.lr, weight_decay=c.weight_decay if decay else 0.0)
+                for (of_clip, decay), ps in groups.items()]
+
+
+class GLSCL(ClipModel):
+    """The model of the paper. `config`: a Config, or a recipe's name; `clip`: an encoders.Clip, else the one the config names."""
+
+    def __init__(self, config='shapes', clip: Clip | None = None):
+        c = config if isinstance(config, Config) else load_config(config)
+        if c.head != 'GLSCL':
+            raise ValueError(f'this configuration is of another head, {c.head}: heads.model.build(config) makes its model')
+        super().__init__(c, clip)
+        self.temporal = {'transformer': lambda: TemporalTransformer(self.clip, c.temporal_layers),
+                         'lstm': lambda: TemporalLSTM(self.clip.width, c.released), 'none': lambda: None}[c.temporal]()
+        self.local = LocalInteraction(self.clip.width, c.num_queries, c.decoder_layers, c.share_queries,
+                                      c.share_decoder, c.mask_padding) if c.local_weight else None
+        self.settle()
+
+    def encode_words(self, sentence, words, token_mask):
+        """CLIP's sentence e [T, D] and words w [T, L, D], token_mask [T, L] -> Texts: what comes after the text tower."""
+        concepts = self.local.text_concepts(words, token_mask) if self.local else None
+        return Texts(sentence, words, token_mask.bool(), concepts)
 
     def encode_features(self, x, frame_mask):
         """CLIP's frame features x [V, F, D], frame_mask [V, F] -> Videos: what comes after the image tower."""
@@ -150,15 +188,3 @@ class GLSCL(nn.Module):
             if c.diversity_sides == 'both':
                 diversity = diversity + intra_diversity(c_t, c.diversity_weight, c.diversity_margin)
         return Losses(nce, consistency, diversity)
-
-    def parameter_groups(self):
-        """Two learning rates, weight decay on matrices only: what torch's optimizers take.
-
-        With `bert_adam` decay reaches all but biases, as released: its list of exceptions names no LayerNorm in use."""
-        c, groups = self.config, {}
-        for name, p in self.named_parameters():
-            if p.requires_grad:
-                decay = 'bias' not in name if c.optimizer == 'bert_adam' else p.ndim > 1
-                groups.setdefault((name.startswith('clip.'), decay), []).append(p)
-        return [dict(params=ps, lr=c.clip_lr if of_clip else c.lr, weight_decay=c.weight_decay if decay else 0.0)
-                for (of_clip, decay), ps in groups.items()]

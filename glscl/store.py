@@ -1,4 +1,4 @@
-"""What is computed once and kept: one file a video, of its decoded frames or of CLIP's features of them."""
+"""What is computed once and kept: one file a video, of its decoded frames or of CLIP's features of them; one of all words."""
 import contextlib
 import hashlib
 import json
@@ -38,13 +38,14 @@ def load(file, mmap_mode=None):
         return None
 
 
-def save(file, array):
-    """Write beside the place and move there: a reader never meets half a file, and of two writers either may win."""
+@contextlib.contextmanager
+def placed(file):
+    """A path to write to; what is written there moves to its place at the end: a reader never meets half a file, and of two
+    writers either may win."""
     half = file.with_name(f'.{file.name}.{os.getpid()}.{threading.get_ident()}')
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with open(half, 'wb') as opened:
-            np.save(opened, array)
+        yield half
         try:
             os.replace(half, file)
         except PermissionError:  # Windows, while another process reads the same file
@@ -53,6 +54,13 @@ def save(file, array):
     finally:
         with contextlib.suppress(OSError):
             half.unlink()
+
+
+def save(file, array):
+    """Keep an array."""
+    with placed(file) as half:
+        with open(half, 'wb') as opened:
+            np.save(opened, array)
 
 
 def count(file, make):
@@ -155,9 +163,7 @@ def clip_features(model, pairs, batch=50):
     Their files depend on the video, the sampling, the image tower's weights and the precision it runs in: another CLIP has
     features of its own, and every head on the same CLIP shares them."""
     device, clip = next(model.parameters()).device, model.clip
-    mark = hashlib.sha256(str(precision(device)).encode())
-    for name, value in sorted(clip.clip.visual.state_dict().items()):
-        mark.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    mark = _mark(clip, device, visual=True)
     files = [file.with_name(f'{file.stem}-{mark.hexdigest()[:16]}.npy') for file in pairs.frames.files]
     todo = [v for v in distributed.part_here(range(len(files))) if load(files[v], 'r') is None]
     blocks = [todo[i:i + batch] for i in range(0, len(todo), batch)]
@@ -171,6 +177,65 @@ def clip_features(model, pairs, batch=50):
     distributed.objects('done')  # the others read what each has made
     gone = [partial(_gone, file) for file in files]
     return Kept(files, gone, pairs.frames.counts, (pairs.frames.shape[1], clip.width), np.float32)
+
+
+def _mark(clip, device, visual):
+    """What the features of a tower depend on besides the item, as a hash: its weights, its activation, the precision."""
+    mark = hashlib.sha256(f'{precision(device)} {clip.quick_gelu}'.encode())
+    for name, value in sorted(clip.clip.state_dict().items()):
+        if name.startswith('visual.') == visual and name != 'logit_scale':
+            mark.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return mark
+
+
+class KeptWords:
+    """CLIP's word features of N captions: array [tokens of all captions, D], mask [N, L]."""
+
+    def __init__(self, array, mask):
+        self.array, self.mask, self.lengths = array, mask, mask.sum(1)
+        self.starts = self.lengths.cumsum(0) - self.lengths
+
+    def texts(self, rows, device='cpu', length=None):
+        """w [n, L, D], mask [n, L] of these captions, as `Pairs.texts` gives their ids; zeros at padding."""
+        mask = self.mask[rows]
+        mask = mask[:, :length or int(mask.sum(1).max())]
+        at = torch.cat([torch.arange(a, a + n) for a, n in zip(self.starts[rows].tolist(), self.lengths[rows].tolist())])
+        words = torch.zeros(*mask.shape, self.array.shape[1])
+        words[mask] = torch.from_numpy(np.asarray(self.array[at.numpy()]))
+        return words.to(device), mask.to(device)
+
+
+@torch.no_grad()
+def word_features(model, pairs, batch=200):
+    """The word features w of a model whose CLIP is frozen: KeptWords, computed once and kept in one file beside the frames.
+
+    Not for a model that attends to padded words (as released), whose features depend on the padding beside them."""
+    device, clip = next(model.parameters()).device, model.clip
+    mark, tokens = _mark(clip, device, visual=False), int(pairs.words_mask.sum())
+    for x in (pairs.ids, pairs.words_mask, *(() if clip.rows is None else (clip.rows.cpu(),))):
+        mark.update(x.numpy().tobytes())
+    file = pairs.frames.files[0].parents[1] / f'words-{mark.hexdigest()[:32]}.npy'
+    with distributed.first_here():
+        if load(file, 'r') is None:
+            with placed(file) as half:
+                out, at = np.lib.format.open_memmap(half, 'w+', np.float32, (tokens, clip.width)), 0
+                for rows in torch.arange(len(pairs)).split(batch):
+                    ids, mask = pairs.texts(rows, device)
+                    with autocast(device):
+                        words = clip.encode_words(ids, mask)[1][mask]
+                    out[at:at + len(words)] = words.float().cpu().numpy()
+                    at += len(words)
+                out.flush()
+                del out  # Windows moves no file that is open
+    return KeptWords(load(file, 'r' if tokens * clip.width * 4 > MEMORY else None), pairs.words_mask)
+
+
+def encode_said(model, said, mask):
+    """Texts of n captions: ids int64 [n, L] or `word_features` [n, L, D], mask [n, L] -> Texts."""
+    if not said.is_floating_point():
+        return model.encode_texts(said, mask)
+    said = said.to(precision(said.device) or said.dtype)
+    return model.encode_words(said[torch.arange(len(said), device=said.device), mask.sum(1) - 1], said, mask)
 
 
 def encode_read(model, read, mask):

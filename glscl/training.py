@@ -21,10 +21,11 @@ from .checkpoints import atomic, load_model, save_model, save_result, sweep
 from .config import load_config
 from .datasets import load_shapes, load_split
 from .evaluation import evaluate
-from .model import GLSCL, Texts, Videos
+from .heads.model import build
+from .model import Texts
 from .optimizers import RELEASED_EPOCHS, BertAdam, warmup_cosine_released
 from .runtime import autocast, pick_device, precision, rng_state, seed_everything, set_rng_state, sigterm_noted
-from .store import clip_features, encode_read
+from .store import clip_features, encode_read, encode_said, word_features
 from .video import VideoError
 
 
@@ -57,7 +58,7 @@ class Trainer:
         self.total = steps or max(1, round(config.epochs * self.per_epoch))
         self.eval_every = eval_every or max(1, self.total // 4)
         seed_everything(seed)
-        self.model = GLSCL(config).to(self.device).train()
+        self.model = build(config).to(self.device).train()
         if config.compile:
             self.model.clip.clip.visual.compile()
         distributed.broadcast(self.model)
@@ -69,7 +70,7 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: factor(step, span, config.warmup))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision(self.device) == torch.float16)
         self.step, self.best, self.history, self.seconds = 0, -1.0, [], 0.0
-        self.source, self.writes = None, distributed.rank() == 0
+        self.source, self.words, self.writes = None, train, distributed.rank() == 0
 
     def batch_rows(self, step):
         """Caption rows of a step: each epoch a permutation of its own seed, the last uneven batch dropped."""
@@ -82,7 +83,9 @@ class Trainer:
 
         Of several processes each gets the rows of all, and the videos of its share."""
         if self.source is None:
-            self.source = clip_features(self.model, self.train) if self.config.freeze_clip else self.train.frames
+            self.source = clip_features(self.model, self.train) if self.model.takes_features else self.train.frames
+            if self.model.takes_features and self.config.mask_padding:
+                self.words = word_features(self.model, self.train)
         steps = range(self.step, until)
         videos = (self.train.text_to_video[distributed.rows_of(self.batch_rows(step))] for step in steps)
         return zip(map(self.batch_rows, steps), self.source.blocks(videos))
@@ -93,8 +96,8 @@ class Trainer:
         A video that can no longer be read takes its captions out of the batch, which is that much smaller."""
         rows, (read, mask) = batch or next(self.batches(self.step + 1))
         rows, mine, read, mask = self._readable(rows, read, mask)
-        ids, words_mask = self.train.texts(rows, self.device)  # as long as the longest of all processes
-        texts, videos = self.encode(ids[mine], words_mask[mine], read, mask)
+        said, words_mask = self.words.texts(rows, self.device)  # as long as the longest of all processes
+        texts, videos = self.encode(said[mine], words_mask[mine], read, mask)
         texts, videos, owners = distributed.gather(texts, videos, self.train.text_to_video[rows[mine]].to(self.device))
         if distributed.world() > 1 and not (seen := videos.mask.any(1)).all():
             texts, videos, owners = texts[seen], videos[seen], owners[seen]
@@ -117,20 +120,20 @@ class Trainer:
                     inter_consistency=losses.inter_consistency.item(), intra_diversity=losses.intra_diversity.item(),
                     lr=self.schedule.get_last_lr()[0])
 
-    def encode(self, ids, words_mask, read, mask):
-        """Texts (without words: no loss needs them) and Videos of captions and what the store gives of their videos.
+    def encode(self, said, words_mask, read, mask):
+        """Texts (without words: no loss of GLSCL's needs them) and Videos, of captions and of what the store gives of their videos.
 
         With `chunk` so many at a time, of which the features are kept and the activations made again in the backward pass, with
         the same dropout (gradient caching, Gao et al. 2021): the gradients of the whole batch in the memory of a chunk."""
-        n, size = len(ids), self.config.chunk or len(ids)
+        n, size = len(said), self.config.chunk or len(said)
         if n > size:
             chunks = (slice(i, i + size) for i in range(0, n, size))
-            parts = [checkpoint(self.encode, ids[c], words_mask[c], read[c], mask[c], use_reentrant=False) for c in chunks]
-            texts, videos = zip(*parts)
-            return Texts.cat(texts), Videos.cat(videos)
+            parts = [checkpoint(self.encode, said[c], words_mask[c], read[c], mask[c], use_reentrant=False) for c in chunks]
+            return tuple(items[0].cat(items) for items in zip(*parts))
         with autocast(self.device):
-            texts, videos = self.model.encode_texts(ids, words_mask), encode_read(self.model, read, mask)
-        texts.words = None
+            texts, videos = encode_said(self.model, said, words_mask), encode_read(self.model, read, mask)
+        if isinstance(texts, Texts):
+            texts.words = None
         return texts, videos
 
     def _readable(self, rows, read, mask):
