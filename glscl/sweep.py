@@ -217,7 +217,8 @@ def _execute(path, target, names, run, folder):
         book.cells = [cell for cell in book.cells if {'run', 'parameters'} & _tags(cell)]
     takes = names + (settings if 'run_dir' in names else [])
     given = {**run['parameters'], 'seed': run['seed'], 'run_dir': str(folder / 'model')}
-    papermill.execute_notebook(book, str(target), {k: v for k, v in given.items() if k in takes}, kernel_name='python3',
+    nbformat.write(book, target)
+    papermill.execute_notebook(target, target, {k: v for k, v in given.items() if k in takes}, kernel_name='python3',
                                progress_bar=False, resources={'metadata': {'path': str(folder)}},
                                extra_arguments=['--log-level=40'])
 
@@ -227,11 +228,11 @@ def _tags(cell):
 
 
 def _cell(path):
-    """Which cell of an executed notebook did not come to its end, as words for a message."""
+    """How far an executed notebook came, as words for a message."""
     with contextlib.suppress(OSError, ValueError):
-        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
-            if cell['metadata'].get('papermill', {}).get('status') in ('running', 'failed'):
-                return f', cell {cell["id"]}'
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        reached = [c['id'] for c in cells if c['metadata'].get('papermill', {}).get('status', 'pending') != 'pending']
+        return f', cell {reached[-1]}' if reached else ''
     return ''
 
 
