@@ -6,6 +6,7 @@ COMMANDS = {'walkthrough': 'run the six notebooks in order', 'check': 'what a re
             'train': 'train a recipe', 'index': 'make a gallery of your own videos', 'search': 'find videos in a gallery',
             'rescore': 'score a saved similarity matrix again, without the model',
             'efficiency': 'what each method costs', 'compare': 'compare the methods over seeds',
+            'sweep': 'run notebooks over many settings and seeds',
             'pretrain': 'train the small CLIP again'}
 MODULES = {'train': 'training', 'compare': 'comparison', 'pretrain': 'pretraining', 'search': 'retrieval'}
 

@@ -32,6 +32,7 @@ class Config:
     head: str = 'GLSCL'                 # or a rival of `heads.HEADS`, "X-Pool" say: same encoders, same training, its own loss
     pooling: str = 'text'               # "text": the global module; "mean": CLIP4Clip's mean over frames
     temperature: float = 3.0            # tau of the global module, on un-normalised features
+    global_weight: float = 1.0          # of S_g in the score; 0: the local module alone (for ablations; no symbol in the paper)
     local_weight: float = 0.5           # lambda; 0 leaves the local module out
     num_queries: int = 8                # Q
     decoder_layers: int = 3
@@ -39,11 +40,13 @@ class Config:
     share_decoder: bool = True
     mask_padding: bool = True           # False: padded words and frames are attended to, as released
     # losses
+    consistency: bool = True            # False: training without the inter-consistency loss (beta 0 would leave its first term)
     consistency_weight: float = 0.005   # beta
     consistency_target: float = 0.75    # the cosine that a text and a video concept are drawn to
     diversity_weight: float = 1e-4      # alpha
     diversity_margin: float = 0.1       # m
     diversity_sides: str = 'both'       # "both": as the paper says; "visual": as released
+    released_losses: bool = False       # the released code's losses, under this optimizer and mask
     released: bool = False              # the released code's behaviour wherever it differs (losses, padding, optimizer)
     # training
     optimizer: str = 'adamw'            # "adamw": torch's; "bert_adam": the released code's
@@ -61,7 +64,9 @@ class Config:
             if field.type in (int, float):
                 setattr(self, field.name, _number(field.name, getattr(self, field.name), field.type))
         if self.released:
-            self.mask_padding, self.diversity_sides, self.optimizer = False, 'visual', 'bert_adam'
+            self.mask_padding, self.released_losses, self.optimizer = False, True, 'bert_adam'
+        if self.released_losses:
+            self.diversity_sides = 'visual'
         for name, allowed in dict(temporal=('transformer', 'none', 'lstm'), pooling=('text', 'mean'), sampling=('stride', 'seconds'),
                                   diversity_sides=('both', 'visual'), optimizer=('adamw', 'bert_adam'), select_on=('val', 'test')).items():
             if getattr(self, name) not in allowed:
@@ -69,6 +74,8 @@ class Config:
         for name in ('temperature', 'max_words', 'max_frames', 'num_queries', 'batch_size', 'framerate', 'lr'):
             if not getattr(self, name) > 0:
                 raise ValueError(f'{name} must be positive, not {getattr(self, name)!r}')
+        if not self.global_weight and not self.local_weight:
+            raise ValueError('global_weight and local_weight are both 0: nothing is left to score with')
         if self.chunk < 0:
             raise ValueError(f'chunk is a number of captions, or 0 for the whole batch at once, not {self.chunk!r}')
         if self.chunk and self.released and self.temporal == 'lstm':

@@ -46,6 +46,11 @@ def retrieval_metrics(S, text_to_video=None, resamples=1000, seed=0, ties='mean'
     counts every text; video to text takes a video's score for a group of texts as the maximum over the group
     (CLIP4Clip's rule). ties: see `ranks`; under `released`, `queries` is the number of ranks counted, the denominator there.
     Returns {'t2v': summary, 'v2t': summary}."""
+    return {way: summary(rank, resamples, seed) for way, rank in both_ranks(S, text_to_video, ties).items()}
+
+
+def both_ranks(S, text_to_video=None, ties='mean'):
+    """The ranks of both directions by the rules of `retrieval_metrics`: {'t2v': float64 [texts], 'v2t': float64 [videos]}."""
     S = torch.as_tensor(S).detach().cpu()
     owner = owners(S, text_to_video)
     V = S.shape[1]
@@ -53,8 +58,12 @@ def retrieval_metrics(S, text_to_video=None, resamples=1000, seed=0, ties='mean'
     group = torch.full((V, V), float('-inf'), dtype=torch.promote_types(S.dtype, torch.float32))  # [texts of video i, video j]
     group.scatter_reduce_(0, owner[:, None].expand(-1, V), S.to(group.dtype), 'amax')
     told = owner.unique()                                                           # a video without a text is no query
-    return dict(t2v=summary(ranks(S, owner, ties), resamples, seed),
-                v2t=summary(ranks(group[told].T[told], torch.arange(len(told)), ties), resamples, seed))
+    return dict(t2v=ranks(S, owner, ties), v2t=ranks(group[told].T[told], torch.arange(len(told)), ties))
+
+
+def whole(rank):
+    """Ranks as a list to keep: whole ones as int, those of ties as they are."""
+    return [int(r) if r == int(r) else float(r) for r in rank]
 
 
 def owners(S, text_to_video=None):

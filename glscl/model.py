@@ -164,6 +164,7 @@ class GLSCL(ClipModel):
     def similarity(self, texts, videos):
         """S = S_g + lambda S_l: Texts, Videos -> [T, V], in float32 also where the encoders run in half precision.
 
+        (S_g times global_weight where that is not 1: the paper's ablation without the global module has 0.)
         For half-precision items on CUDA `kernels.similarity` does the same in one pass; it has not run on a GPU yet."""
         with torch.autocast(texts.sentence.device.type, enabled=False):
             t, v = texts.float(), videos.float()
@@ -171,6 +172,8 @@ class GLSCL(ClipModel):
                 S = mean_similarity(t.sentence, v.frames, v.mask)
             else:
                 S = global_similarity(t.sentence, v.frames, v.mask, self.config.temperature, v.gram)
+            if self.config.global_weight != 1:
+                S = self.config.global_weight * S
             if self.local:
                 S = S.add_(local_similarity(t.concepts, v.concepts), alpha=self.config.local_weight)
         return S
@@ -178,12 +181,13 @@ class GLSCL(ClipModel):
     def losses(self, texts, videos, video_ids=None):
         """Text i belongs to video i; video_ids [B] int mark captions of one video. -> Losses"""
         c = self.config
-        nce = contrastive(self.similarity(texts, videos), self.scale, None if c.released else video_ids)
+        nce = contrastive(self.similarity(texts, videos), self.scale, None if c.released_losses else video_ids)
         if not self.local:
             return Losses(nce, nce.new_zeros(()), nce.new_zeros(()))
         with torch.autocast(nce.device.type, enabled=False):
             c_t, c_v = texts.concepts.float(), videos.concepts.float()
-            consistency = inter_consistency(c_v, c_t, c.consistency_weight, c.consistency_target, c.released)
+            consistency = (inter_consistency(c_v, c_t, c.consistency_weight, c.consistency_target, c.released_losses)
+                           if c.consistency else nce.new_zeros(()))
             diversity = intra_diversity(c_v, c.diversity_weight, c.diversity_margin)
             if c.diversity_sides == 'both':
                 diversity = diversity + intra_diversity(c_t, c.diversity_weight, c.diversity_margin)
