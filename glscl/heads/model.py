@@ -45,8 +45,9 @@ class HeadModel(ClipModel):
         return videos
 
     def similarity(self, texts, videos):
-        """S [T, V] of the head, in float32."""
-        return self.head.similarity(texts, videos)
+        """S [T, V] of the head, in float32; in eval mode without a graph, for all pairs' worth of it would fill the memory."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.training):
+            return self.head.similarity(texts, videos)
 
     def losses(self, texts, videos, video_ids=None):
         """Text i belongs to video i; video_ids [B] int mark captions of one video. -> Losses, all of it in `contrastive`"""
