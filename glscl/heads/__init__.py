@@ -13,6 +13,7 @@ from .cross import CrossTransformer
 from .frames import DiCoSA, GLSCLHead, TS2Net
 from .parts import Cost, Head, Kept
 from .pooling import TMASS, XPool
+from .towers import TOWERS
 from .words import DRL, XCLIP
 
 HEADS = {

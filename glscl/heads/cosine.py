@@ -45,21 +45,20 @@ class TemporalMean(MeanPooling):
 
 
 class CenterCLIP(MeanPooling):
-    """CLIP4Clip meanP on segments. The idea is in the image tower: after block 6 the patch tokens of four frames are
-    clustered and the 49 medoids go on as one segment. Give the tower's segment vectors as frames [V, 3, D], and as
-    their mask that of each segment's last frame."""
+    """CLIP4Clip meanP on segments. The idea is in the image tower, `towers.Segments`: after block 6 the patch tokens of four
+    frames are clustered and the 49 medoids go on as one segment. It gives frames [V, 3, D] and their mask."""
 
 
 class PromptSwitch(MeanPooling):
-    """The mean of the normalised frames, padded ones included unless mask_padding. The idea is in the image tower: a
-    prompt cube that swaps frame and prompt axis in every block. Its captioning loss belongs to that tower and is left out."""
+    """The mean of the normalised frames, padded ones included unless mask_padding. The idea is in the image tower,
+    `towers.PromptCube`: prompts that swap frame and prompt axis in every block. The captioning loss beside it is left out."""
 
     def keep_videos(self, frames, mask):
         return super().keep_videos(frames, self.seen(mask))
 
 
 class ClipViP(MeanPooling):
-    """One cosine with the tower's one video vector: frames [V, 1, D]. The idea is in the image tower: four proxy tokens
+    """One cosine with the one video vector of the image tower, `towers.Proxies`: frames [V, 1, D]. There four proxy tokens
     attend to the patches of all frames. Given several frames, it takes their mean as meanP does."""
 
 

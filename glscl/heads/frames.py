@@ -55,9 +55,10 @@ class TS2Net(Head):
     """q_f = <ê, ŷ_f>,  n = norm_f(q m),  a = softmax_f(4 n),  S = sum_f a_f q_f over the valid frames.
 
     y: class tokens after a temporal transformer over class tokens and selected patches (`patches` [V, F, P, D]: the image
-    tower's other tokens; without them there is nothing to select and the F class tokens go in alone). Token shift lies
-    in the image tower. As released, with patches the mask is tiled over frames instead of repeated for each token, so that
-    short clips are masked in the wrong places; mask_padding puts it right. Its evaluation encodes again per 8 texts."""
+    tower's other tokens; without them there is nothing to select and the F class tokens go in alone). Token shift lies in
+    the image tower, `towers.TokenShift`, which gives both. As released, with patches the mask is tiled over frames instead of
+    repeated for each token, so that short clips are masked in the wrong places; mask_padding puts it right. Its evaluation
+    encodes again per 8 texts."""
     has_time = True
 
     def __init__(self, width=512, **shared):
