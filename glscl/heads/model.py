@@ -1,7 +1,7 @@
 """A rival's head on CLIP, with the calls of `model.GLSCL`: the same Trainer, evaluation and checkpoints serve both."""
 import torch
 
-from . import HEADS
+from . import HEADS, TOWERS
 from ..model import GLSCL, ClipModel, Losses
 
 
@@ -12,6 +12,8 @@ def build(config, clip=None):
 
 class HeadModel(ClipModel):
     """CLIP under a head of HEADS. Texts and videos are the head's `Kept`; the loss is the method's own.
+
+    Where the method's idea lies in the image tower (TOWERS), the frames go through that tower, at every use.
 
     Of the config's settings temporal, temporal_layers and mask_padding reach the head, and the temperature where it has one
     (DiCoSA's is GLSCL's). The released heads' own temperatures are theirs."""
@@ -25,7 +27,19 @@ class HeadModel(ClipModel):
             self.clip.width, max_frames=config.max_frames, max_words=config.max_words, clip=self.clip,
             temporal_layers=config.temporal_layers if config.temporal == 'transformer' else 0,
             mask_padding=config.mask_padding, **own)
+        self.tower = (TOWERS[config.head](self.clip, config.max_frames, config.mask_padding)
+                      if config.head in TOWERS else None)
         self.settle()
+
+    @property
+    def takes_features(self):
+        return super().takes_features and self.tower is None
+
+    def encode_videos(self, frames, frame_mask):
+        """frames [V, F, 3, H, W] normalised, frame_mask [V, F] -> Kept"""
+        if self.tower is None:
+            return super().encode_videos(frames, frame_mask)
+        return self._masked(self.head.encode_videos(**self.tower(self.clip, frames, frame_mask)), frame_mask)
 
     def encode_words(self, sentence, words, token_mask):
         """CLIP's sentence e [T, D] and words w [T, L, D], token_mask [T, L] -> Kept: what comes after the text tower."""
