@@ -220,7 +220,7 @@ def _execute(path, target, names, run, folder):
     nbformat.write(book, target)
     papermill.execute_notebook(target, target, {k: v for k, v in given.items() if k in takes}, kernel_name='python3',
                                progress_bar=False, resources={'metadata': {'path': str(folder)}},
-                               extra_arguments=['--log-level=40'])
+                               extra_arguments=['--log-level=50'], shutdown_kernel='immediate')
 
 
 def _tags(cell):

@@ -83,6 +83,17 @@ def test_an_unknown_key_is_answered_with_its_nearest(tmp_path, source):
         load_config('shapes', zzz=1)
 
 
+def test_something_must_be_left_to_score_with():
+    with pytest.raises(ValueError, match='global_weight and local_weight are both 0'):
+        load_config('shapes', global_weight=0, local_weight=0)
+
+
+def test_the_released_losses_come_alone_or_with_all_that_is_released():
+    alone, whole = Config(released_losses=True), Config(released=True)
+    assert (alone.mask_padding, alone.optimizer, alone.diversity_sides) == (True, 'adamw', 'visual')
+    assert (whole.mask_padding, whole.optimizer, whole.diversity_sides, whole.released_losses) == (False, 'bert_adam', 'visual', True)
+
+
 @pytest.mark.parametrize('key, value', [
     ('temporal', 'gru'), ('pooling', 'max'), ('diversity_sides', 'text'), ('temperature', 0), ('temperature', -3.0),
     ('max_words', 0), ('max_frames', -1), ('num_queries', 0), ('batch_size', 0), ('framerate', 0), ('lr', 0),

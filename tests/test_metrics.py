@@ -6,7 +6,7 @@ import pytest
 import reference
 import torch
 
-from glscl.metrics import activated, dual_softmax, paired_difference, qb_norm, ranks, retrieval_metrics, summary
+from glscl.metrics import activated, both_ranks, dual_softmax, paired_difference, qb_norm, ranks, retrieval_metrics, summary, whole
 
 NAMES = {'R1': 'R@1', 'R5': 'R@5', 'R10': 'R@10', 'R50': 'R@50', 'MR': 'MdR', 'MeanR': 'MnR'}  # the released code's, ours
 
@@ -36,6 +36,13 @@ def test_several_captions_a_video(owners):
 def test_ranks_by_hand():
     S = torch.tensor([[0.9, 0.1, 0.9, 0.3], [0.5, 0.5, 0.5, 0.5], [0.1, 0.2, 0.3, 0.4]])
     assert ranks(S, [0, 3, 0]).tolist() == [1.5, 2.5, 4.0]
+
+
+def test_ranks_to_keep_give_the_same_numbers():
+    S, owners = torch.randint(2, (6, 3), generator=torch.Generator().manual_seed(1)).float(), [0, 0, 1, 2, 2, 1]
+    kept = {way: whole(rank) for way, rank in both_ranks(S, owners).items()}
+    assert {way: summary(rank) for way, rank in json.loads(json.dumps(kept)).items()} == retrieval_metrics(S, owners)
+    assert {type(r) for r in kept['t2v']} == {int, float} and all(isinstance(r, int) == (r % 1 == 0) for r in kept['t2v'])
 
 
 def test_a_model_that_scores_all_alike_is_not_rewarded():

@@ -49,6 +49,25 @@ def test_losses_are_those_of_the_loops(model, batch):
         assert float(losses.intra_diversity) == pytest.approx(reference.intra_diversity(c_v, 1e-4, 0.1), rel=1e-4)
 
 
+@torch.no_grad()
+def test_the_ablations_leave_out_what_they_say(model, batch):
+    texts, videos = encoded(model, batch)
+    texts, ids = texts[:4], torch.tensor([5, 6, 5, 7])
+    full, S, config = model.losses(texts, videos, ids), model.similarity(texts, videos), model.config
+    S_l = torch.einsum('tqd,vqd->tv', texts.concepts, videos.concepts) / config.num_queries
+    model.config = config.replace(global_weight=0, local_weight=1)
+    torch.testing.assert_close(model.similarity(texts, videos), S_l)
+    model.config = config.replace(global_weight=2)
+    torch.testing.assert_close(model.similarity(texts, videos), 2 * S - config.local_weight * S_l)
+    model.config = config.replace(consistency=False)
+    losses = model.losses(texts, videos, ids)
+    assert losses.inter_consistency == 0 and (losses.contrastive, losses.intra_diversity) == (full.contrastive, full.intra_diversity)
+    model.config = config.replace(released_losses=True)
+    losses = model.losses(texts, videos, ids)
+    model.config = config.replace(released=True)
+    assert losses == model.losses(texts, videos, ids) and losses.inter_consistency != full.inter_consistency
+
+
 @pytest.mark.parametrize('settings', VARIANTS, ids=lambda s: '-'.join(map(str, s)) + str(next(iter(s.values()))))
 def test_every_variant_trains(config, batch, settings):
     model = GLSCL(config.replace(**settings)).train()
