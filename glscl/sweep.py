@@ -271,10 +271,17 @@ def main(argv=None):
 
 def _save(args, spec, finished, failed):
     """The whole sweep as one JSON."""
-    videos = next((f', {r["metrics"]["v2t"]["queries"]} test videos' for r in finished if 'metrics' in r), '')
-    whole = dict(data=(spec.get('base') or {}).get('dataset', 'shapes') + videos, command=f'python -m glscl.sweep {args.spec}',
-                 spec=spec, runs=finished, failed=[{k: r[k] for k in ('name', 'seed', 'error')} for r in failed])
+    whole = dict(command=f'python -m glscl.sweep {args.spec}', **bundle(spec, finished, failed))
     atomic(args.results, lambda p: p.write_text(json.dumps(whole) + '\n', encoding='utf-8'))
+
+
+def bundle(spec, finished, failed):
+    """dict(data, spec, text_to_video, runs, failed): what all runs have in common once, and each run without it."""
+    owner = next((r['text_to_video'] for r in finished if 'text_to_video' in r), None)
+    videos = next((f', {r["metrics"]["v2t"]["queries"]} test videos' for r in finished if 'metrics' in r), '')
+    return dict(data=(spec.get('base') or {}).get('dataset', 'shapes') + videos, spec=spec, text_to_video=owner,
+                runs=[{k: v for k, v in r.items() if k != 'text_to_video'} for r in finished],
+                failed=[{k: r[k] for k in ('name', 'seed', 'error')} for r in failed])
 
 
 if __name__ == '__main__':
