@@ -2,7 +2,9 @@
 
     python -m glscl.comparison --seeds 0 1 2
 
-Writes data/results/methods.json run by run, and goes on where it stopped."""
+Writes data/results/methods.json run by run, and goes on where it stopped. What freezing CLIP costs, its features computed once:
+
+    python -m glscl.comparison --freeze-clip --out data/results/frozen.json"""
 import argparse
 import itertools
 import json
@@ -36,7 +38,7 @@ def measure(method, seed, run_dir=None, data_dir=None, recipe='shapes', **settin
     trainer.resume()
     model = trainer.run(log=None)
     run = dict(method=method, seed=seed, steps=trainer.total, batch=trainer.batch, train_seconds=round(trainer.seconds),
-               settings=METHODS[method], **machine())
+               settings={**settings, **METHODS[method]}, **machine())
     for captions in CAPTIONS:
         test = load_shapes(config, 'test', captions, data_dir)
         S, metrics = evaluate(model, test)
@@ -82,16 +84,18 @@ def main():
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--runs', default='runs/comparison', help='where each run keeps its checkpoints')
     parser.add_argument('--data-dir')
+    parser.add_argument('--freeze-clip', action='store_true', help='train what stands on CLIP only')
     args = parser.parse_args()
-    out = Path(args.out)
+    out, settings = Path(args.out), dict(freeze_clip=True) if args.freeze_clip else {}
     runs = json.loads(out.read_text())['runs'] if out.exists() else []
     todo = [(seed, method) for seed in args.seeds for method in METHODS
             if not any(r['seed'] == seed and r['method'] == method for r in runs)]
     for i, (seed, method) in enumerate(todo):
         start = time.time()
-        runs.append(measure(method, seed, Path(args.runs) / f'{method} {seed}', args.data_dir))
+        runs.append(measure(method, seed, Path(args.runs) / f'{method} {seed}', args.data_dir, **settings))
         atomic(out, lambda p: p.write_text(json.dumps(dict(
-            data='shapes, 500 test videos', command='python -m glscl.comparison', runs=runs)) + '\n'))
+            data='shapes, 500 test videos', command='python -m glscl.comparison' + ' --freeze-clip' * args.freeze_clip,
+            runs=runs)) + '\n'))
         print(f'{method}, seed {seed}: R@1 {runs[-1]["one"]["metrics"]["t2v"]["R@1"]:.1f}; about '
               f'{(len(todo) - i - 1) * (time.time() - start) / 60:.0f} min left', flush=True)
 
