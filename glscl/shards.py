@@ -15,6 +15,7 @@ from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from .checkpoints import load_model
 from .model import GLSCL, Videos
@@ -41,10 +42,11 @@ def fingerprint(model):
 
 def pick_model(model, recorded=None, device='auto'):
     """(model, its path or None): a GLSCL as it is, a path, else the recorded one, else the shipped one."""
-    if isinstance(model, GLSCL):
-        return model.eval(), recorded
-    path = model or recorded
-    return load_model(path, device=pick_device(device)), os.path.abspath(path) if path else None
+    path = None if isinstance(model, nn.Module) else model or recorded
+    chosen = model.eval() if isinstance(model, nn.Module) else load_model(path, device=pick_device(device))
+    if not isinstance(chosen, GLSCL):
+        raise ValueError(f"a gallery keeps what GLSCL's score reads of a video; this model has the head {chosen.config.head}: name another")
+    return chosen, os.path.abspath(path) if path else recorded
 
 
 def read_manifest(folder, mark=None):

@@ -62,3 +62,9 @@ def test_a_checkpoint_of_another_head_is_not_taken_for_glscl(config, tmp_path):
     save_model(build(config.replace(head='X-Pool')), tmp_path / 'best.safetensors')
     with pytest.raises(ValueError, match="head: 'X-Pool' in the file, 'GLSCL' wanted"):
         load_model(tmp_path, config)
+
+
+def test_a_gallery_takes_no_other_head(config, world_folder, tmp_path):
+    from glscl.index import index_videos
+    with pytest.raises(ValueError, match='has the head X-Pool'):
+        index_videos(world_folder / 'test', tmp_path / 'gallery', build(config.replace(head='X-Pool')), log=None)

@@ -17,6 +17,7 @@ from glscl import Trainer, load_model, save_model, store, training
 from glscl.checkpoints import save_result
 from glscl.datasets import load_pairs, load_shapes, shapes_table
 from glscl.evaluation import evaluate
+from glscl.store import word_features
 from glscl.training import warmup_cosine
 from glscl.video import VideoError
 
@@ -310,6 +311,28 @@ def test_training_on_a_frozen_clip_is_the_same_with_kept_features(config, copied
         histories.append([t.train_step()['total'] for _ in range(3)])
         assert t.source.dtype == (np.float32 if source == 'features' else np.uint8)
     assert histories[0] == pytest.approx(histories[1], rel=1e-5)
+
+
+def test_words_of_a_frozen_clip_are_computed_once(config, copied, monkeypatch):
+    from glscl import GLSCL
+    model = GLSCL(config.replace(freeze_clip=True)).eval()
+    rows = torch.tensor([5, 0, 3])
+    words, mask = word_features(model, copied).texts(rows)
+    ids, same = copied.texts(rows)
+    torch.testing.assert_close(words[mask], model.clip.encode_words(ids, mask)[1][mask], atol=1e-5, rtol=0)
+    assert torch.equal(mask, same) and not words[~mask].any()
+
+    with monkeypatch.context() as patch:  # the second time CLIP reads nothing
+        patch.setattr(model.clip, 'encode_words', None)
+        assert torch.equal(word_features(model, copied).texts(rows)[0], words)
+        patch.setattr('glscl.store.MEMORY', 0)  # too many to hold
+        assert torch.equal(word_features(model, copied).texts(rows)[0], words)
+    [file] = copied.frames.files[0].parents[1].glob('words-*.npy')
+    file.write_bytes(file.read_bytes()[:1000])  # what a full disk leaves
+    assert torch.equal(word_features(model, copied).texts(rows)[0], words)
+    with torch.no_grad():
+        model.clip.clip.text_projection += 0.01  # another CLIP has features of its own
+    assert not torch.equal(word_features(model, copied).texts(rows)[0], words)
 
 
 # ---- checkpoints
