@@ -17,6 +17,7 @@ import torch
 
 from .bench_scoring import features, rounds, spread, working_memory
 from .checkpoints import atomic
+from .efficiency import clock, median
 from .heads import HEADS, Kept
 from .runtime import machine
 
@@ -121,18 +122,13 @@ def measure(method, V, device, memory, seconds, repeats):
     return row
 
 
-def clock(row):
-    """CPU time where one thread of the CPU did all the work; else wall time."""
-    return 'cpu' if row['device'] == 'cpu' and row['threads'] == 1 else 'wall'
-
-
 def growth(rows):
     """[{method, device, exponent, standard_error, points}]: least squares of log seconds on log V over what was measured.
 
     Extrapolated galleries are left out. The error is that of the slope; both are None with fewer than three points."""
     fits = []
     for method, device in dict.fromkeys((r['method'], r['device']) for r in rows):
-        points = [(math.log(r['videos']), math.log(r['query'][f'{clock(r)}_ms']['median'])) for r in rows
+        points = [(math.log(r['videos']), math.log(median(r, 'query'))) for r in rows
                   if (r['method'], r['device']) == (method, device) and r['fits'] and not r['query']['extrapolated']]
         n, slope, error = len(points), None, None
         if n >= 3:
@@ -168,6 +164,7 @@ def run(heads=tuple(HEADS), videos=(1000, 10_000, 100_000, 1_000_000), out=None,
         return sum(expected(m, V, seconds, repeats) for m, V in fitting) / 60
     limits = ', '.join(f'{memory[d] / 1e9:.1f} GB on {d}' for d in devices)
     print(f'{len(todo)} galleries to measure, {len(have)} stored; galleries up to {limits}; about {minutes(todo):.0f} min', flush=True)
+    torch.empty(31 * 2 ** 20, dtype=torch.uint8)  # freed at once: from then on glibc keeps what a tile frees for the next tile
     for i, (method, device, V) in enumerate(todo):
         row = measure(method, V, device, memory[device], seconds, repeats)
         rows = [r for r in rows if (r['method'], r['device'], r['videos']) != (method, device, V)] + [row]
@@ -185,7 +182,7 @@ def report(row):
         return f'{line}: does not fit, needs {row["bytes_gallery"] / 1e9:.1f} GB'
     query, pair = (row[part][f'{clock(row)}_{unit}'] for part, unit in (('query', 'ms'), ('pair', 'ns')))
     note = f' (extrapolated from {row["query"]["videos_measured"]:,} videos)' if row['query']['extrapolated'] else ''
-    return (f'{line}: query {query["median"]:.3g} ms ({query["q1"]:.3g} to {query["q3"]:.3g}){note}, '
+    return (f'{line}: query {query["median"]:.4g} ms ({query["q1"]:.4g} to {query["q3"]:.4g}){note}, '
             f'pair {pair["median"]:.4g} ns, working memory {row["query"]["working_memory_mb"]:.1f} MB')
 
 
