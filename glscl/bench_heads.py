@@ -10,6 +10,8 @@ with the bytes it needs; one that takes longer than --seconds is measured on few
 import argparse
 import json
 import math
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -149,11 +151,12 @@ def expected(method, V, seconds, repeats):
 
 
 def run(heads=tuple(HEADS), videos=(1000, 10_000, 100_000, 1_000_000), out=None, memory_gb=None, seconds=20, repeats=9,
-        command='python -m glscl.bench_heads'):
-    """Measure what `out` (a JSON file) does not hold yet; returns all of it."""
+        command='glscl.bench_heads.run'):
+    """Measure what `out` (a JSON file) does not hold yet; returns all of it. `command` is noted beside those that filled it."""
     if unknown := set(heads) - set(HEADS):
         raise ValueError(f'unknown heads {sorted(unknown)}: choose from {", ".join(HEADS)}')
-    rows = json.loads(Path(out).read_text())['rows'] if out and Path(out).exists() else []
+    stored = json.loads(Path(out).read_text()) if out and Path(out).exists() else dict(commands=[], rows=[])
+    rows, commands = stored['rows'], [*dict.fromkeys([*stored['commands'], command])]
     devices = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
     memory = {device: 1e9 * memory_gb if memory_gb else 0.6 * free_bytes(device) for device in devices}
     have = {(r['method'], r['device'], r['videos']) for r in rows if r['fits']}
@@ -163,16 +166,17 @@ def run(heads=tuple(HEADS), videos=(1000, 10_000, 100_000, 1_000_000), out=None,
         fitting = [(m, V) for m, d, V in rest if V * HEADS[m].cost(**SIZES).video_bytes <= memory[d]]
         return sum(expected(m, V, seconds, repeats) for m, V in fitting) / 60
     limits = ', '.join(f'{memory[d] / 1e9:.1f} GB on {d}' for d in devices)
-    print(f'{len(todo)} galleries to measure, {len(have)} stored; galleries up to {limits}; about {minutes(todo):.0f} min', flush=True)
+    print(f'{len(todo)} galleries to measure, {len(have)} stored; galleries up to {limits}; '
+          f'about {minutes(todo):.0f} min', flush=True)
     torch.empty(31 * 2 ** 20, dtype=torch.uint8)  # freed at once: from then on glibc keeps what a tile frees for the next tile
     for i, (method, device, V) in enumerate(todo):
         row = measure(method, V, device, memory[device], seconds, repeats)
         rows = [r for r in rows if (r['method'], r['device'], r['videos']) != (method, device, V)] + [row]
-        result = dict(command=command, sizes=SIZES, seconds=seconds, repeats=repeats, growth=growth(rows), rows=rows)
+        stored = dict(commands=commands, sizes=SIZES, growth=growth(rows), rows=rows)
         if out:
-            atomic(out, lambda p: p.write_text(json.dumps(result, indent=1) + '\n'))
+            atomic(out, lambda p: p.write_text(json.dumps(stored, indent=1) + '\n'))
         print(f'{report(row)}; about {minutes(todo[i + 1:]):.0f} min left', flush=True)
-    return dict(command=command, sizes=SIZES, seconds=seconds, repeats=repeats, growth=growth(rows), rows=rows)
+    return stored
 
 
 def report(row):
@@ -198,8 +202,8 @@ def main(argv=None):
     parser.add_argument('--threads', type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    result = run(args.heads, args.videos, args.out, args.memory_gb, args.seconds, args.repeats,
-                 f'python -m glscl.bench_heads --threads {args.threads}')
+    command = shlex.join(['python', '-m', 'glscl.bench_heads', *(sys.argv[1:] if argv is None else argv)])
+    result = run(args.heads, args.videos, args.out, args.memory_gb, args.seconds, args.repeats, command)
     for fit in result['growth']:
         if fit['exponent']:
             print(f'{fit["method"]}, {fit["device"]}: seconds grow as V to the {fit["exponent"]:.3f} '

@@ -108,7 +108,7 @@ def stored(name):
 
 
 def stored_runs(name='methods'):
-    """The runs of a stored comparison ("methods": `glscl.comparison`, "heads": `glscl.bench_recall`); an empty list if there are none."""
+    """The runs kept with the package, of `glscl.comparison` ("methods") or `bench_recall` ("heads"); [] if there are none."""
     return (stored(name) or {'runs': []})['runs']
 
 
@@ -133,8 +133,8 @@ def clock_table(costs):
         row = {'method': method, **{f'{V:,} videos, ms': query_cell(mine[V]) for V in galleries if V in mine}}
         first, fit = mine[min(V for V in mine if V >= 1000)], fits[method]
         row['a pair, ns'] = f'{median(first, "pair"):,.0f}'
-        row['working memory, MB'] = f'{max(r["query"]["working_memory_mb"] for r in mine.values() if r["fits"]):.1f}'
-        row['grows as V to the'] = f'{fit["exponent"]:.2f} ± {fit["standard_error"]:.2f}' if fit['exponent'] else '–'
+        row['memory of a query, MB'] = f'{max(r["query"]["working_memory_mb"] for r in mine.values() if r["fits"]):.1f}'
+        row['grows as V to the'] = f'{fit["exponent"]:.3f} ± {fit["standard_error"]:.3f}' if fit['exponent'] else '–'
         rows.append(row)
     return pd.DataFrame(rows).fillna('–')
 

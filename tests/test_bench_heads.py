@@ -46,6 +46,16 @@ def test_what_is_stored_is_not_measured_again(small, tmp_path, monkeypatch, caps
     again = bench_heads.run(['CLIP4Clip meanP', 'LAFF'], out=out, **SMALL)
     assert measured == [('LAFF', 6), ('LAFF', 20)] and again['rows'][:2] == first['rows']
     assert '2 galleries to measure, 2 stored' in capsys.readouterr().out
+    assert bench_heads.run(['LAFF'], out=out, **SMALL) == again  # nothing left to do
+
+
+def test_the_command_is_noted_as_it_was_given(small, tmp_path, capsys):
+    given = ['--out', str(tmp_path / 'a b.json'), '--heads', 'CLIP4Clip meanP', '--videos', '6', '12', '24', '--seconds', '1']
+    bench_heads.main(given)
+    stored = json.loads((tmp_path / 'a b.json').read_text())
+    assert stored['commands'] == [
+        f"python -m glscl.bench_heads --out '{given[1]}' --heads 'CLIP4Clip meanP' --videos 6 12 24 --seconds 1"]
+    assert stored['growth'][0]['points'] == 3 and 'seconds grow as V to the' in capsys.readouterr().out
 
 
 def test_a_gallery_that_does_not_fit_is_listed_and_tried_again_with_more_memory(small, tmp_path, capsys):
