@@ -99,12 +99,52 @@ def published():
     return pd.read_csv(data_path('published_msrvtt.csv'))
 
 
-def stored_runs():
-    """The runs of `glscl.comparison` kept with the package; an empty list if there are none."""
+def stored(name):
+    """What data/results keeps under this name, a dict; None if it is not there."""
     try:
-        return json.loads(data_path('results/methods.json').read_text())['runs']
+        return json.loads(data_path(f'results/{name}.json').read_text())
     except FileNotFoundError:
-        return []
+        return None
+
+
+def stored_runs(name='methods'):
+    """The runs kept with the package, of `glscl.comparison` ("methods") or `bench_recall` ("heads"); [] if there are none."""
+    return (stored(name) or {'runs': []})['runs']
+
+
+def clock(row):
+    """Which time of a row of `bench_heads` counts: the CPU's where one thread of it did all the work, else wall time."""
+    return 'cpu' if row['device'] == 'cpu' and row['threads'] == 1 else 'wall'
+
+
+def median(row, part):
+    """Of a row of `bench_heads`: ms of a "query", or ns of a "pair"."""
+    return row[part][f'{clock(row)}_{dict(query="ms", pair="ns")[part]}']['median']
+
+
+def clock_table(costs):
+    """What `bench_heads` measured on the CPU, one row a head: the query by gallery in ms, a pair, memory, growth. A DataFrame.
+
+    "~" marks a query extrapolated from fewer videos; a gallery that did not fit shows the gigabytes it needs."""
+    rows, galleries = [], sorted({r['videos'] for r in costs['rows'] if r['videos'] >= 1000})
+    fits = {f['method']: f for f in costs['growth'] if f['device'] == 'cpu'}
+    for method in HEADS:
+        mine = {r['videos']: r for r in costs['rows'] if r['method'] == method and r['device'] == 'cpu'}
+        row = {'method': method, **{f'{V:,} videos, ms': query_cell(mine[V]) for V in galleries if V in mine}}
+        first, fit = mine[min(V for V in mine if V >= 1000)], fits[method]
+        row['a pair, ns'] = f'{median(first, "pair"):,.0f}'
+        row['memory of a query, MB'] = f'{max(r["query"]["working_memory_mb"] for r in mine.values() if r["fits"]):.1f}'
+        row['grows as V to the'] = f'{fit["exponent"]:.3f} ± {fit["standard_error"]:.3f}' if fit['exponent'] else '–'
+        rows.append(row)
+    return pd.DataFrame(rows).fillna('–')
+
+
+def query_cell(row):
+    """The median of a query in ms, "~" before it if extrapolated; what a gallery that does not fit needs."""
+    if not row['fits']:
+        return f'needs {row["bytes_gallery"] / 1e9:.0f} GB'
+    ms = median(row, 'query')
+    return '~' * row['query']['extrapolated'] + (f'{ms:,.0f}' if ms >= 100 else f'{ms:.2g}' if ms < 1 else f'{ms:.1f}')
 
 
 def counted(fn, *args, **kwargs):

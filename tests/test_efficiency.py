@@ -35,6 +35,26 @@ def test_a_cost_by_name():
     assert parts == {'query decoder': HEADS['GLSCL'].cost().repeated, 'unused MLP': 2_099_200_000_000, 'scores': 16_896_000_000}
 
 
+def test_the_stored_times_are_of_every_head_and_no_gallery_is_missing():
+    costs = efficiency.stored('costs')
+    table = efficiency.clock_table(costs).set_index('method')
+    assert list(table.index) == list(HEADS) and not (table.filter(like=' videos, ms') == '–').any(axis=None)
+    assert table.loc['GLSCL', '1,000,000 videos, ms'] == 'needs 42 GB'
+    assert table.loc['CLIP4Clip tightTransf', '100,000 videos, ms'].startswith('~')
+    assert all(row['bytes_per_video'] == HEADS[row['method']].cost().video_bytes for row in costs['rows'])
+    assert efficiency.stored('no such result') is None and efficiency.stored_runs('no such result') == []
+
+
+def test_one_thread_counts_in_its_own_time():
+    part = dict(cpu_ms=dict(median=1.0), wall_ms=dict(median=2.0))
+    row = dict(device='cpu', threads=1, fits=True, query=dict(part, extrapolated=False))
+    assert efficiency.median(row, 'query') == 1.0 and efficiency.query_cell(row) == '1.0'
+    assert efficiency.median({**row, 'threads': 2}, 'query') == efficiency.median({**row, 'device': 'cuda'}, 'query') == 2.0
+    row['query']['extrapolated'] = True
+    assert efficiency.query_cell(row) == '~1.0'
+    assert efficiency.query_cell(dict(fits=False, bytes_gallery=51.1e9)) == 'needs 51 GB'
+
+
 def test_the_command_prints_it_all(capsys):
     efficiency.main()
     printed = capsys.readouterr().out
