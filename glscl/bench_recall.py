@@ -6,7 +6,6 @@ Drives 04 and 05 by papermill (`glscl.sweep`): each head with each rate of data/
 the other seeds at the rate whose validation R@1 was best. The same command goes on where it was stopped, and says how long it
 will take. The table of the results: `table`, drawn in 06."""
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +36,9 @@ def run(spec, out, jobs=2, say=print, after=None):
         rates = chosen([r for r in finished if r['seed'] == first])
         runs = [dict(r, method=r['parameters']['head'], lr=r['parameters']['lr'],
                      final=r['parameters']['lr'] == rates[r['parameters']['head']]) for r in finished]
+        for r in runs:
+            if not r['final']:
+                del r['ranks']  # of a trial its recalls are enough
         return runs, failed
     say(f'{len(trials)} trials of rates, then {len({r["parameters"]["head"] for r in trials}) * len(others)} runs at the best ones')
     tried, failed = sweep.run(trials, out, **options, after=after and (lambda *both: after(*told(*both))))
@@ -48,19 +50,10 @@ def run(spec, out, jobs=2, say=print, after=None):
 
 def table(runs, owner=None):
     """One row a method, at its chosen rate: a DataFrame; mean ± standard deviation over the seeds, and R@1 beside GLSCL's."""
-    rows, final = [], by_method(runs)
-    for method, mine in final.items():
-        row = {'method': method, 'seeds': len(mine), 'lr': f'{mine[0]["lr"]:g}'}
-        for direction in ('t2v', 'v2t'):
-            for k in (1, 5, 10):
-                r = statistics.recall(mine, k, direction, owner)
-                row[f'{direction} R@{k}'] = f'{r["mean"]:.1f} ± {r["sd"]:.1f}'
-        if 'GLSCL' in final and method != 'GLSCL':
-            d = statistics.difference(mine, final['GLSCL'], owner=owner)
-            row['t2v R@1 − GLSCL'] = f'{d["difference"]:+.1f} ({d["low"]:.1f} to {d["high"]:.1f})'
-            row['reading'] = d['reading']
-        rows.append(row)
-    return pd.DataFrame(rows).fillna('–')
+    final = by_method(runs)
+    found = statistics.table(final, 'GLSCL', owner)
+    found.insert(0, 'lr', [f'{mine[0]["lr"]:g}' for mine in final.values()])
+    return found.rename_axis('method').reset_index()
 
 
 def summary(runs, owner=None):
@@ -89,7 +82,7 @@ def main(argv=None):
 
     def keep(runs, failed):
         whole = dict(command='python -m glscl.bench_recall', **sweep.bundle(spec, runs, failed))
-        atomic(args.results, lambda p: p.write_text(json.dumps(whole) + '\n', encoding='utf-8'))
+        atomic(args.results, lambda p: p.write_text(sweep.compact(whole), encoding='utf-8'))
         return whole
     try:
         runs, failed = run(spec, args.out, args.jobs, partial(print, flush=True), keep)

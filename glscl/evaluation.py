@@ -25,7 +25,7 @@ def encode(model, pairs, batch=50):
 def encode_texts(model, pairs, rows=None, batch=200):
     """The captions in these rows (default: all) once: Texts on the model's device."""
     device, training = next(model.parameters()).device, model.training
-    rows = torch.arange(len(pairs)) if rows is None else torch.as_tensor(rows)
+    rows = torch.arange(len(pairs)) if rows is None else torch.tensor(rows)
     longest = int(pairs.words_mask[rows].sum(1).max())
     model.eval()
     with autocast(device):

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import yaml
 
+from . import ablations
 from .checkpoints import atomic
 from .config import Config
 from .lesson import begin
@@ -255,8 +256,9 @@ def main(argv=None):
         if not isinstance(spec, dict):
             raise ValueError(f'{args.spec} holds no sweep: see data/sweeps/ablations.yaml')
         options = {k: spec[k] for k in ('notebooks', 'keep_models') if k in spec}
-        finished, failed = run(expand(spec), args.out or f'runs/sweeps/{Path(args.spec).stem}', args.jobs, **options,
-                               say=partial(print, flush=True), after=args.results and partial(_save, args, spec))
+        out = Path(args.out or f'runs/sweeps/{Path(args.spec).stem}')
+        finished, failed = run(expand(spec), out, args.jobs, **options, say=partial(print, flush=True),
+                               after=args.results and partial(_save, args, spec))
     except (ValueError, OSError, yaml.YAMLError) as error:
         raise SystemExit(f'glscl sweep: {error}') from None
     except KeyboardInterrupt:
@@ -264,15 +266,39 @@ def main(argv=None):
         os._exit(130)  # the kernels end with this process
     if args.results:
         _save(args, spec, finished, failed)
+    _report(out, finished, bundle(spec, finished, failed)['text_to_video'])
     for one in failed:
         print(f'failed: {one["name"]}, seed {one["seed"]}: {one["error"]}')
     return 1 if failed else 0
 
 
+def _report(out, finished, owner):
+    """The table of all variants, printed and as results.csv; results.png, each beside `full`, where there is such a one."""
+    finished = [r for r in finished if 'ranks' in r]  # notebooks of one's own may leave none
+    if not finished:
+        return
+    found = ablations.table(finished, owner)
+    print(found.to_string(index=False))
+    found.to_csv(out / 'results.csv', index=False)
+    compared = ablations.differences(finished, owner)
+    if len(compared):
+        import matplotlib.pyplot as plt
+        from .plots import forest
+        forest(compared)
+        plt.savefig(out / 'results.png', dpi=120, bbox_inches='tight')
+        plt.close()
+    print(f'also as {out / "results.csv"}' + f' and {out / "results.png"}' * bool(len(compared)))
+
+
 def _save(args, spec, finished, failed):
     """The whole sweep as one JSON."""
     whole = dict(command=f'python -m glscl.sweep {args.spec}', **bundle(spec, finished, failed))
-    atomic(args.results, lambda p: p.write_text(json.dumps(whole) + '\n', encoding='utf-8'))
+    atomic(args.results, lambda p: p.write_text(compact(whole), encoding='utf-8'))
+
+
+def compact(whole):
+    """JSON without blanks: most of it is ranks."""
+    return json.dumps(whole, separators=(',', ':')) + '\n'
 
 
 def bundle(spec, finished, failed):

@@ -1,4 +1,5 @@
 """Every figure of the notebooks, one file a notebook, in one style. Each function draws and returns nothing; the notebook calls plt.show()."""
+from .ablations import forest, curves
 from .data import film_strips, caption_lengths, sampling, clip_transform
 from .efficiency import timings, growth, shares, storage, cost_accuracy, figure_one, shapes_cost
 from .evaluation import recall_intervals, bootstrap, rank_histogram, similarity_blocks, gallery, confusions, twin_test, methods, found

@@ -141,12 +141,13 @@ def methods(runs, names, captions, metric='R@1', direction='t2v'):
 
 def found(results, query):
     """Videos found by a search, a row each: [(retrieval.Result, retrieval.thumbnails of it)], the heaviest frame first."""
-    fig, axes = plt.subplots(len(results), 3, figsize=(5.4, 1.75 * len(results)), squeeze=False)
+    fig, axes = plt.subplots(len(results), 3, figsize=(4.8, 1.55 * len(results)), squeeze=False)
     fig.suptitle(f'“{query}”', fontsize=10)
     for rank, (row, (result, pictures)) in enumerate(zip(axes, results), 1):
         for ax in row:
             ax.axis('off')
         for ax, (uri, frame) in zip(row, pictures):
-            ax.imshow(Image.open(io.BytesIO(base64.b64decode(uri.partition(',')[2]))))
+            picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(',')[2]))).convert('RGB')
+            ax.imshow(np.asarray(picture) // 32 * 32 + 16)  # few shades, as in `_film`
             ax.set_title(f'{frame["seconds"]:.0f} s, weight {frame["weight"]:.2f}', fontsize=8, loc='center')
         row[0].text(-0.12, 0.5, f'rank {rank}', transform=row[0].transAxes, rotation=90, va='center', ha='center', fontsize=9)
