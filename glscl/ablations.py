@@ -73,9 +73,12 @@ def table(runs, owner=None, baseline='full'):
 def curve(runs, parameter, owner=None, baseline='full'):
     """[(value, dict(mean, sd, low, high))] of t2v R@1: the baseline and the variants that change this parameter alone.
 
-    (framerate may go with it: more frames than a film has at one rate must be taken at a higher one.)"""
+    Of the seeds that all of them have, so that no point is higher for having been luckier. (framerate may go with it: more frames
+    than a film has at one rate must be taken at a higher one.)"""
     groups = variants(runs)
     alone = [groups[name] for name, changed in changes(groups, baseline).items()
              if name == baseline or set(changed) - {'framerate'} == {parameter}]
+    shared = set.intersection(*({r['seed'] for r in mine} for mine in alone)) if alone else ()
+    alone = [[r for r in mine if r['seed'] in shared] for mine in alone]
     values = [getattr(load_config(mine[0]['data'], **mine[0]['settings']), parameter) for mine in alone]
     return sorted(zip(values, (statistics.recall(mine, owner=owner) for mine in alone)), key=lambda point: point[0])

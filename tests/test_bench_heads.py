@@ -50,11 +50,11 @@ def test_what_is_stored_is_not_measured_again(small, tmp_path, monkeypatch, caps
 
 
 def test_the_command_is_noted_as_it_was_given(small, tmp_path, capsys):
-    given = ['--out', str(tmp_path / 'a b.json'), '--heads', 'CLIP4Clip meanP', '--videos', '6', '12', '24', '--seconds', '1']
+    given = ['--out', str(tmp_path / 'a b.json'), '--heads', 'CLIP4Clip meanP', '--videos', '6', '12', '24', '--seconds', '60']
     bench_heads.main(given)
     stored = json.loads((tmp_path / 'a b.json').read_text())
     assert stored['commands'] == [
-        f"python -m glscl.bench_heads --out '{given[1]}' --heads 'CLIP4Clip meanP' --videos 6 12 24 --seconds 1"]
+        f"python -m glscl.bench_heads --out '{given[1]}' --heads 'CLIP4Clip meanP' --videos 6 12 24 --seconds 60"]
     assert stored['growth'][0]['points'] == 3 and 'seconds grow as V to the' in capsys.readouterr().out
 
 
@@ -63,7 +63,7 @@ def test_a_gallery_that_does_not_fit_is_listed_and_tried_again_with_more_memory(
     [row] = bench_heads.run(['GLSCL'], [50], out, memory_gb=1e-6, seconds=1, repeats=3)['rows']
     assert not row['fits'] and 'query' not in row and row['bytes_gallery'] == 50 * HEADS['GLSCL'].cost(F=3, L=4, D=32).video_bytes
     assert 'GLSCL, cpu, 50 videos' in (line := capsys.readouterr().out) and 'does not fit, needs 0.0 GB' in line
-    [row] = bench_heads.run(['GLSCL'], [50], out, memory_gb=1, seconds=1, repeats=3)['rows']
+    [row] = bench_heads.run(['GLSCL'], [50], out, memory_gb=1, seconds=60, repeats=3)['rows']
     assert row['fits'] and not row['query']['extrapolated']
 
 
