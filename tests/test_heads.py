@@ -289,6 +289,14 @@ def test_transformers_start_as_clips_text_blocks():
         assert torch.equal(mine.blocks[1].attn.in_proj_weight, clip.clip.transformer.resblocks[1].attn.in_proj_weight)
 
 
+def test_the_cross_transformer_drops_the_same_tokens_in_both_forms():
+    head = build('CLIP4Clip tightTransf').train()
+    texts, videos = encoded(head, *items())
+    S, direct = (torch.manual_seed(0) and form(texts, videos) for form in (head.similarity, head.direct))
+    torch.testing.assert_close(S, direct)
+    assert not torch.allclose(S, head.eval().similarity(texts, videos), atol=1e-6)
+
+
 @pytest.mark.parametrize('name', ['CLIP4Clip seqTransf', 'DiCoSA', 'GLSCL', 'DRL', 'TeachCLIP', 'TS2-Net'])
 @torch.no_grad()
 def test_the_temporal_transformer_comes_first(name):

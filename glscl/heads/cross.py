@@ -41,9 +41,8 @@ class CrossTransformer(Head):
         return torch.cat([t[:, None].expand(-1, len(v), -1, -1), v[None].expand(len(t), -1, -1, -1)], 2).flatten(0, 1)
 
     def score(self, t, v):
-        if self.training:  # dropout falls before the first layer
-            return self.score_direct(t, v)
-        z, qkv = self._pairs(t.tokens, v.tokens), self._pairs(t.qkv, v.qkv)          # [N, S, D], [N, S, 3D]
+        z = self.dropout(self._pairs(t.tokens, v.tokens))                            # [N, S, D]
+        qkv = self._first(z) if self.training else self._pairs(t.qkv, v.qkv)         # [N, S, 3D]; each pair drops its own
         allowed = self._pairs(torch.ones_like(t.tokens[..., :1], dtype=torch.bool), v.mask[..., None]).squeeze(-1)
         bias = _additive(allowed, z, -1e6)[:, None, None]                            # [N, 1, 1, S]
         for i, block in enumerate(self.blocks):
