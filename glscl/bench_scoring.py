@@ -11,6 +11,7 @@ import os
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -133,22 +134,27 @@ def rounded(items, dtype):
 
 
 def on_cuda(T, V, model, repeats, **sizes):
-    """The fused kernel in bfloat16 beside plain matrix products of the same size, and its rank changes; None without a GPU."""
+    """The fused kernel in bfloat16, and with its top 10, beside plain matrix products of the same size, and its rank changes;
+    None without a GPU that it runs on."""
     if not torch.cuda.is_available():
         return None
+    from . import kernels
     exact = [x.to('cuda') for x in features(T, V, **sizes)]
     S = model.similarity(*exact)
-    texts, videos = (rounded(x, torch.bfloat16) for x in exact)
+    items = texts, videos = [rounded(x, torch.bfloat16) for x in exact]
+    if not kernels.can_score(*items):
+        return None
     y, c_t, c_v = videos.frames.flatten(0, 1), texts.concepts.flatten(1), videos.concepts.flatten(1)
+    fns = {'products': lambda: (texts.sentence @ y.T, c_t @ c_v.T), 'kernel': lambda: kernels.similarity(*items),
+           'kernel, top 10': lambda: kernels.top_k(*items, 10), 'similarity': lambda: model.similarity(*items)}
 
     def finished(fn):
         fn()
         torch.cuda.synchronize()
-    times = rounds({'products': lambda: finished(lambda: (texts.sentence @ y.T, c_t @ c_v.T)),
-                    'similarity': lambda: finished(lambda: model.similarity(texts, videos))}, repeats)
-    return dict(ms={n: spread(w, 1e3) for n, (w, _) in times.items()},
-                rate=round(statistics.median(p / s for p, s in zip(times['products'][0], times['similarity'][0])), 3),
-                rank_changes=rank_changes(S, model.similarity(texts, videos)))
+    times = {name: wall for name, (wall, _) in rounds({n: partial(finished, fn) for n, fn in fns.items()}, repeats).items()}
+    return dict(device=torch.cuda.get_device_name(), sizes=dict(T=T, V=V), ms={n: spread(w, 1e3) for n, w in times.items()},
+                rate={n: spread([p / s for p, s in zip(times['products'], w)]) for n, w in times.items() if n != 'products'},
+                rank_changes=rank_changes(S, kernels.similarity(*items)))
 
 
 @torch.no_grad()

@@ -7,8 +7,10 @@ import triton
 import triton.language as tl
 
 from .interaction import local_similarity, norm_floor
+from .retrieval import EMPTY, best_of, undo
 
 MAX_FRAMES = 64  # a tile holds the whole Gram matrix of its videos
+MAX_K = 32       # the best of 128 texts are held in registers
 
 
 @triton.jit
@@ -45,34 +47,78 @@ def _local(video_concepts, text_concepts, out, T, V, width, weight, VB: tl.const
 
 
 @triton.jit
-def _global(sentence, length, frames, mask, gram, floor, out, T, V, D, temperature, F: tl.constexpr,
+def _projection(d, valid, G, floor, temperature):
+    """<e, p> / |p| = sum_f a_f d_f / sqrt(a^T G a) of dots d [VB, FB, n], valid [VB, FB], G [VB, FB, FB]: [VB, n]"""
+    logits = tl.where(valid[:, :, None], d / temperature, -float('inf'))
+    top = tl.max(logits, axis=1)
+    top = tl.where(top == -float('inf'), 0.0, top)                                   # -inf - -inf is NaN
+    a = tl.exp(logits - top[:, None, :])                                             # denominator left out
+    # Three TF32 products make one of float32 precision; a single one would cost 1e-4 in the score.
+    if G.shape[0] == 1:  # a batch is spread over the warps: one video alone would be multiplied by each of them
+        Ga = tl.dot(tl.reshape(G, G.shape[1:]), tl.reshape(a, a.shape[1:]), input_precision='tf32x3')[None]
+    else:
+        Ga = tl.dot(G, a, input_precision='tf32x3')
+    norm2 = tl.sum(a * Ga, axis=1)                                                   # a^T G a
+    return tl.sum(a * d, axis=1) / tl.sqrt(tl.maximum(norm2, floor))
+
+
+@triton.jit
+def _scores(sentence, length, frames, mask, gram, floor, local, text_tile, video_tile, T, V, D, temperature, F: tl.constexpr,
             VB: tl.constexpr, FB: tl.constexpr, TB: tl.constexpr, BLOCK: tl.constexpr):
-    """out[v, t] += sum_f a_f d_f / ( |e| sqrt(a^T G a) ); F frames are padded to FB, a power of two, inside the tile."""
-    text_tile, video_tile = _tile(T, TB)
+    """One tile of local[v, t] + sum_f a_f d_f / ( |e| sqrt(a^T G a) ), the videos v [VB], the texts t [TB], where they are within
+    V and T [VB, TB]. F frames are padded to FB, a power of two, inside the tile."""
     t = text_tile * TB + tl.arange(0, TB)
     first = video_tile * VB
     row = tl.arange(0, VB * FB)
     video, frame = first + row // FB, row % FB
     flat = tl.where(frame < F, video * F + frame, V * F)                             # padding reads as zeros
     d = _products(frames, sentence, flat, t, V * F, T, D, BLOCK, VB * FB, TB)
-    d = tl.reshape(d, (VB, FB, TB))
 
     v, f = first + tl.arange(0, VB), tl.arange(0, FB)
     real = (v < V)[:, None] & (f < F)[None, :]                                       # [VB, FB]
     valid = tl.load(mask + v[:, None] * F + f[None, :], mask=real, other=0) != 0
     G = tl.load(gram + v.to(tl.int64)[:, None, None] * (F * F) + f[None, :, None] * F + f[None, None, :],
                 mask=real[:, :, None] & (f < F)[None, None, :], other=0.0)           # [VB, FB, FB]
-    logits = tl.where(valid[:, :, None], d / temperature, -float('inf'))
-    top = tl.max(logits, axis=1)
-    top = tl.where(top == -float('inf'), 0.0, top)                                   # -inf - -inf is NaN
-    a = tl.exp(logits - top[:, None, :])                                             # [VB, FB, TB], denominator left out
-    # Three TF32 products make one of float32 precision; a single one would cost 1e-4 in the score.
-    norm2 = tl.sum(a * tl.dot(G, a, input_precision='tf32x3'), axis=1)               # [VB, TB] a^T G a
-    norm2 = tl.maximum(norm2, tl.load(floor + v, mask=v < V, other=1.0)[:, None])
-    s = tl.sum(a * d, axis=1) / (tl.sqrt(norm2) * tl.load(length + t, mask=t < T, other=1.0)[None, :])
-    where = out + v[:, None].to(tl.int64) * T + t[None, :]
+    least = tl.load(floor + v, mask=v < V, other=1.0)[:, None]
+    # Every other text at a time: a thread holds neighbours, so the halves cost no exchange, and half the registers are enough.
+    even, odd = tl.split(tl.reshape(d, (VB, FB, TB // 2, 2)))
+    s = tl.join(_projection(even, valid, G, least, temperature), _projection(odd, valid, G, least, temperature))
+    s = tl.reshape(s, (VB, TB)) / tl.load(length + t, mask=t < T, other=1.0)[None, :]
     inside = (v < V)[:, None] & (t < T)[None, :]
-    tl.store(where, s + tl.load(where, mask=inside, other=0.0), mask=inside)
+    return s + tl.load(local + v[:, None].to(tl.int64) * T + t[None, :], mask=inside, other=0.0), v, t, inside
+
+
+@triton.jit
+def _global(sentence, length, frames, mask, gram, floor, out, T, V, D, temperature, F: tl.constexpr,
+            VB: tl.constexpr, FB: tl.constexpr, TB: tl.constexpr, BLOCK: tl.constexpr):
+    """out[v, t] += S_g"""
+    text_tile, video_tile = _tile(T, TB)
+    s, v, t, inside = _scores(sentence, length, frames, mask, gram, floor, out, text_tile, video_tile, T, V, D, temperature,
+                              F, VB, FB, TB, BLOCK)
+    tl.store(out + v[:, None].to(tl.int64) * T + t[None, :], s, mask=inside)
+
+
+@triton.jit
+def _best(sentence, length, frames, mask, gram, floor, local, keys, T, V, D, start, temperature, F: tl.constexpr,
+          VB: tl.constexpr, FB: tl.constexpr, TB: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr, K: tl.constexpr):
+    """keys[part, :, t] = `retrieval.ordered` of the K best local[v, t] + S_g among the TILES tiles of videos of this part, in any
+    order; where there are fewer, what is less than any key. start: the place of the first video."""
+    text_tile, part = _tile(T, TB)
+    t = text_tile * TB + tl.arange(0, TB)
+    where = keys + (part.to(tl.int64) * K + tl.arange(0, K)[:, None]) * T + t[None, :]
+    best = tl.full((K, TB), -2 ** 63, tl.int64) + tl.arange(0, K)[:, None]           # no two alike: one gives way at a time
+    for i in range(part * TILES, tl.minimum((part + 1) * TILES, tl.cdiv(V, VB))):
+        s, v, _, inside = _scores(sentence, length, frames, mask, gram, floor, local, text_tile, i, T, V, D, temperature,
+                                  F, VB, FB, TB, BLOCK)
+        s = tl.where(s == s, s, -float('inf')) + 0.0                                 # NaN comes last; -0 is 0
+        bits = s.to(tl.int32, bitcast=True).to(tl.int64)
+        key = tl.where(bits < 0, bits ^ 0x7fffffff, bits) << 32 | (0xffffffff - (start + v.to(tl.int64)))[:, None]
+        key = tl.where(inside, key, -2 ** 63)
+        for row in tl.static_range(VB):
+            new = tl.max(tl.where((tl.arange(0, VB) == row)[:, None], key, -2 ** 63), axis=0)   # [TB]
+            worst = tl.min(best, axis=0)
+            best = tl.where((best == worst[None, :]) & (new > worst)[None, :], new[None, :], best)
+    tl.store(where, best, mask=(t < T)[None, :])
 
 
 def can_score(texts, videos):
@@ -83,43 +129,57 @@ def can_score(texts, videos):
 
 def similarity(texts, videos, temperature=3.0, local_weight=0.5):
     """S = S_g + lambda S_l of Texts and Videos in half precision: [T, V] in float32; without concepts S_g alone."""
-    e, y = _readable(texts.sentence), _readable(videos.frames)
-    T, (V, F, D) = len(e), y.shape
-    if texts.concepts is None:
-        out = torch.zeros(V, T, device=e.device)
-    elif texts.concepts.dtype == torch.float32:                                      # autocast leaves them so
-        out = local_weight * local_similarity(texts.concepts, videos.concepts).T.contiguous()
-    else:
-        out = torch.empty(V, T, device=e.device)
-        c_t, c_v = _readable(texts.concepts).flatten(1), _readable(videos.concepts).flatten(1)
-        _local[(triton.cdiv(T, 128) * triton.cdiv(V, 128),)](
-            c_v, c_t, out, T, V, c_t.shape[1], local_weight / texts.concepts.shape[1],
-            VB=128, TB=128, BLOCK=32, num_warps=8, num_stages=4)
-    FB = max(16, triton.next_power_of_2(F))                                          # a tensor core wants 16 at least
-    VB = 128 // FB
-    G = videos.gram.float().contiguous()
-    length = texts.sentence.float().norm(dim=-1).clamp_min(1e-12)
-    _global[(triton.cdiv(T, 128) * triton.cdiv(V, VB),)](
-        e, length, y, videos.mask.to(torch.int8).contiguous(), G, norm_floor(G, videos.mask).contiguous(), out, T, V, D,
-        temperature, F=F, VB=VB, FB=FB, TB=128, BLOCK=32, num_warps=8, num_stages=4)
+    out = _local_scores(texts, videos, local_weight)
+    inputs, sizes = _global_inputs(texts, videos)
+    _global[(triton.cdiv(len(texts), sizes['TB']) * triton.cdiv(len(videos), sizes['VB']),)](
+        *inputs, out, len(texts), len(videos), texts.sentence.shape[1], temperature, **sizes)
     return out.T
 
 
-def top_k(texts, videos, k, score=similarity, block=65536):
-    """The k best videos of each text without the [T, V] matrix: scores and indices [T, k], best first.
+def top_k(texts, videos, k, temperature=3.0, local_weight=0.5, block=8192):
+    """The k best videos of each text, k at most MAX_K: scores and places [T, k], best first, of equal scores the first video.
 
-    `score(texts, videos)` takes `block` videos at a time; only a block's scores and the k best so far exist. Exact:
-    whatever is among the k best of all is among the k best of its block."""
-    best = index = None
+    Neither the dots nor S are written to memory: each program keeps the best of its videos in registers. What is, for
+    `block` videos at a time (so that it stays in the cache), is lambda S_l. Exact: the best of all are among the best of parts."""
+    if not 0 < k <= MAX_K:
+        raise ValueError(f'the kernel keeps the 1 to {MAX_K} best of a text, not {k}: for more take similarity(texts, videos).topk')
+    T, K, stripe = len(texts), max(2, triton.next_power_of_2(k)), 512
+    found = torch.full((T, k), EMPTY, device=texts.sentence.device)
     for start in range(0, len(videos), block):
-        S = score(texts, videos[start:start + block])
-        scores, at = S.topk(min(k, S.shape[1]), dim=1)
-        at = at + start
-        if best is not None:
-            scores, at = torch.cat([best, scores], 1), torch.cat([index, at], 1)
-        best, order = scores.topk(min(k, scores.shape[1]), dim=1)
-        index = at.gather(1, order)
-    return best, index
+        part = videos[start:start + block]
+        inputs, sizes = _global_inputs(texts, part)
+        parts = triton.cdiv(len(part), stripe)
+        keys = torch.empty(parts, K, T, dtype=torch.int64, device=found.device)
+        _best[(triton.cdiv(T, sizes['TB']) * parts,)](
+            *inputs, _local_scores(texts, part, local_weight), keys, T, len(part), texts.sentence.shape[1], start, temperature,
+            TILES=stripe // sizes['VB'], K=K, **sizes)
+        found = best_of(torch.cat([found, keys.flatten(0, 1).T], 1), k)
+    return undo(found[:, :min(k, len(videos))])
+
+
+def _local_scores(texts, videos, weight):
+    """lambda S_l, text by text in a row: [V, T] in float32; zeros without concepts."""
+    T, V = len(texts), len(videos)
+    if texts.concepts is None:
+        return torch.zeros(V, T, device=texts.sentence.device)
+    if texts.concepts.dtype == torch.float32:                                        # autocast leaves them so
+        return weight * local_similarity(texts.concepts, videos.concepts).T.contiguous()
+    out = torch.empty(V, T, device=texts.sentence.device)
+    c_t, c_v = _readable(texts.concepts).flatten(1), _readable(videos.concepts).flatten(1)
+    _local[(triton.cdiv(T, 128) * triton.cdiv(V, 128),)](
+        c_v, c_t, out, T, V, c_t.shape[1], weight / texts.concepts.shape[1],
+        VB=128, TB=128, BLOCK=32, num_warps=8, num_stages=4)
+    return out
+
+
+def _global_inputs(texts, videos):
+    """What `_scores` reads of the items, and the sizes of its tile."""
+    G, F = videos.gram.float().contiguous(), videos.frames.shape[1]
+    length = texts.sentence.float().norm(dim=-1).clamp_min(1e-12)
+    FB = max(16, triton.next_power_of_2(F))                                          # a tensor core wants 16 at least
+    tile = {16: dict(VB=8, TB=128), 32: dict(VB=1, TB=256), 64: dict(VB=1, TB=64)}[FB]   # what registers hold (tests)
+    return ((_readable(texts.sentence), length, _readable(videos.frames), videos.mask.to(torch.int8).contiguous(), G,
+             norm_floor(G, videos.mask).contiguous()), dict(F=F, FB=FB, BLOCK=32, num_warps=8, num_stages=4, **tile))
 
 
 def _readable(x):
