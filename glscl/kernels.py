@@ -1,7 +1,9 @@
 """Scoring in one pass on CUDA (Triton): the logits <e, y> live in registers only, and are never written to memory.
 
 The exact Gram form of `interaction.global_similarity`, tile by tile: half-precision features, float32 sums. Importing this
-module needs triton, which comes with torch on Linux. With TRITON_INTERPRET=1 in the environment it runs on the CPU too."""
+module needs triton, which comes with torch on Linux. With TRITON_INTERPRET=1 in the environment it runs on the CPU too.
+
+`similarity` gives S, `top_k` the best videos of each text without S being written either."""
 import torch
 import triton
 import triton.language as tl
