@@ -32,7 +32,7 @@ def run(name, notebooks=REPOSITORY_NOTEBOOKS, out='runs', parameters=None, say=p
         start = time.time()
         try:
             papermill.execute_notebook(path, folder / path.name, parameters, cwd=str(folder), kernel_name='python3',
-                                       progress_bar=False)
+                                       progress_bar=False, extra_arguments=['--log-level=50'])
         except papermill.PapermillExecutionError as error:
             raise SystemExit(f'stopped: {path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}\n'
                              f'The notebook with the whole message: {folder / path.name}') from None

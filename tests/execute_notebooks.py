@@ -54,7 +54,8 @@ def main(names):
             continue
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / path.name
-            papermill.execute_notebook(path, out, cwd=NOTEBOOKS, kernel_name='python3', progress_bar=False, log_output=False)
+            papermill.execute_notebook(path, out, cwd=NOTEBOOKS, kernel_name='python3', progress_bar=False, log_output=False,
+                                       extra_arguments=['--log-level=50'])
             nbformat.write(normalise(nbformat.read(out, 4)), path)
         print(f'{path.name}: {path.stat().st_size / 1e3:.0f} kB', flush=True)
 

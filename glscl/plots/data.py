@@ -38,7 +38,7 @@ def caption_lengths(lengths, kinds, max_words):
     ax.axvline(max_words + 0.5, color=INK, lw=1, ls='--')
     ax.text(max_words + 0.3, ax.get_ylim()[1] * 0.95, f'max_words = {max_words}', ha='right', va='top', fontsize=9)
     ax.set(xlabel='tokens, start and end included', ylabel='captions')
-    ax.legend(loc='center right', frameon=False)
+    ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
     ax.grid(axis='x', visible=False)
 
 
