@@ -29,7 +29,7 @@ test: $(READY)
 	@echo "== unit tests, and the six notebooks on a tiny profile with another seed"
 	@$(BIN)/python -m pytest tests
 	@echo "== the stored notebooks, executed again and compared"
-	@$(BIN)/python -m pytest -p no:python --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout 900 notebooks
+	@$(BIN)/python -m pytest -p no:python --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-cell-timeout 900 notebooks
 
 lab: $(READY)
 	@$(BIN)/python -m jupyter lab notebooks

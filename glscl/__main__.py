@@ -8,7 +8,9 @@ COMMANDS = {'walkthrough': 'run the six notebooks in order', 'check': 'what a re
             'efficiency': 'what each method costs', 'compare': 'compare the methods over seeds',
             'sweep': 'run notebooks over many settings and seeds',
             'pretrain': 'train the small CLIP again'}
-MODULES = {'train': 'training', 'compare': 'comparison', 'pretrain': 'pretraining', 'search': 'retrieval'}
+MODULES = {'train': 'training', 'check': 'data.doctor', 'compare': 'experiments.comparison', 'pretrain': 'experiments.pretrain',
+           'search': 'search.gallery', 'index': 'search.index', 'sweep': 'experiments.sweep', 'rescore': 'experiments.rescore',
+           'efficiency': 'heads.costs'}
 
 
 def main():

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from .config import Config, data_path
 from .encoders import build_clip, small_clip_of
 from .heads.model import build
-from .runtime import machine
+from .runtime.devices import machine
 
 
 def atomic(path, write):

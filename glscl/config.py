@@ -129,7 +129,7 @@ def load_config(recipe='shapes', **changes):
 def data_path(name):
     """A file shipped in data/: beside the package in a clone, inside it once installed."""
     here = Path(__file__).parent
-    for root in (here.parent / 'data', here / 'data'):
+    for root in (here.parent / 'data', here / 'shipped'):
         if (root / name).exists():
             return root / name
     raise FileNotFoundError(f'{name} is not among the files shipped with glscl: is the installation complete?')

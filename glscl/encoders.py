@@ -1,12 +1,11 @@
-"""CLIP by open_clip, token by token, its tokenizer, and the temporal transformer over frames (notebooks/02_model, sections 1 and 2)."""
+"""CLIP by open_clip, token by token, and the temporal transformer over frames (notebooks/02_model, sections 1 and 2)."""
 import json
 import warnings
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 warnings.filterwarnings('ignore', message='IProgress not found')  # open_clip's progress bar, in a notebook without widgets
 import open_clip
-import regex
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
@@ -16,45 +15,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import data_path
-from .weights import architecture, fill, load_weights
+from .data.tokens import tokenizer
+from .clip_weights import architecture, fill, load_weights
 
 SMALL = dict(embed_dim=128,  # plain GELU: on a CPU it is a third faster to train than QuickGELU
              vision_cfg=dict(image_size=32, patch_size=8, width=128, head_width=64, layers=4),
              text_cfg=dict(context_length=48, width=128, heads=4, layers=4))
-
-
-@lru_cache(maxsize=1)
-def tokenizer():
-    """CLIP's byte-pair tokenizer. open_clip renamed its start and end token; here they have OpenAI's names again, so that also a
-    caption which spells one out gets the tokens that it gets there."""
-    tok = open_clip.SimpleTokenizer()
-    names = {'<start_of_text>': '<|startoftext|>', '<end_of_text>': '<|endoftext|>'}
-    pattern = tok.pat.pattern
-    for theirs, name in names.items():
-        pattern = pattern.replace(theirs, regex.escape(name))
-        tok.encoder[name], tok.cache[name] = tok.encoder.pop(theirs), name
-        tok.decoder[tok.encoder[name]] = name
-    tok.pat = regex.compile(pattern, regex.IGNORECASE)
-    return tok
-
-
-def tokenize(captions, max_words=32):
-    """CLIP's byte-pair tokens: (ids [T, max_words] int64, mask [T, max_words] bool), start and end token included, zeros after.
-
-    A caption beyond `max_words` is cut (with one warning for all); an empty one raises ValueError with its row."""
-    ids = torch.zeros(len(captions), max_words, dtype=torch.long)
-    mask, cut, tok = torch.zeros(ids.shape, dtype=torch.bool), 0, tokenizer()
-    for t, caption in enumerate(captions):
-        if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(f'caption in row {t} is empty ({caption!r}): give it words, or leave the row out')
-        words = tok.encode(caption)
-        cut += len(words) > max_words - 2
-        line = [tok.sot_token_id, *words[:max_words - 2], tok.eot_token_id]
-        ids[t, :len(line)], mask[t, :len(line)] = torch.tensor(line), True
-    if cut:
-        warnings.warn(f'{cut} of {len(captions)} captions are longer than {max_words} tokens and were cut; '
-                      f'raise max_words to keep them whole', stacklevel=2)
-    return ids, mask
 
 
 class Clip(nn.Module):

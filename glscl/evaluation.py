@@ -2,11 +2,11 @@
 import numpy as np
 import torch
 
-from . import distributed
+from .runtime import distributed
 from .metrics import retrieval_metrics
-from .runtime import autocast
-from .store import clip_features, encode_read, encode_said, word_features
-from .video import VideoError
+from .runtime.devices import autocast
+from .data.feature_cache import clip_features, encode_read, encode_said, word_features
+from .data.video import VideoError
 
 
 @torch.no_grad()

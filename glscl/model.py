@@ -1,60 +1,30 @@
 """GLSCL: encode texts, encode videos, similarity, losses."""
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from .config import Config, load_config
+from .data.batch import Items
 from .encoders import Clip, TemporalLSTM, TemporalTransformer, load_clip
 from .interaction import LocalInteraction, global_similarity, gram, local_similarity, mean_similarity
 from .losses import contrastive, inter_consistency, intra_diversity
 
 
-@dataclass
-class Items:
-    """A batch of encoded items; index or slice it, move it, join several."""
-
-    def map(self, fn):
-        """fn on every tensor that there is"""
-        return type(self)(*(None if v is None else fn(v) for v in self._values()))
-
-    def __getitem__(self, rows):
-        return self.map(lambda v: v[rows])
-
-    def __len__(self):
-        return len(self.mask)
-
-    def to(self, device):
-        return self.map(lambda v: v.to(device))
-
-    def float(self):
-        """In float32 at least, whatever autocast or storage made of it."""
-        return self.map(lambda v: v.to(torch.promote_types(v.dtype, torch.float32)) if v.is_floating_point() else v)
-
-    @classmethod
-    def cat(cls, parts):
-        return cls(*(None if v[0] is None else torch.cat(v) for v in zip(*(p._values() for p in parts))))
-
-    def _values(self):
-        return [getattr(self, f.name) for f in fields(self)]
-
-
-@dataclass
 class Texts(Items):
-    """sentence e [T, D], words w [T, L, D], mask [T, L], concepts c_t [T, Q, D] (None without a local module)."""
-    sentence: torch.Tensor
-    words: torch.Tensor
-    mask: torch.Tensor
-    concepts: torch.Tensor | None = None
+    """Encoded captions: sentence e [T, D], words w [T, L, D] (None once no loss needs them),
+    mask [T, L], concepts c_t [T, Q, D] (None without a local module)."""
+
+    def __init__(self, sentence, words, mask, concepts=None):
+        super().__init__(sentence=sentence, words=words, mask=mask, concepts=concepts)
 
 
-@dataclass
 class Videos(Items):
-    """frames y [V, F, D], mask [V, F], gram G [V, F, F], concepts c_v [V, Q, D] (None without a local module)."""
-    frames: torch.Tensor
-    mask: torch.Tensor
-    gram: torch.Tensor
-    concepts: torch.Tensor | None = None
+    """Encoded videos: frames y [V, F, D], mask [V, F], gram G [V, F, F], concepts c_v [V, Q, D]
+    (None without a local module)."""
+
+    def __init__(self, frames, mask, gram, concepts=None):
+        super().__init__(frames=frames, mask=mask, gram=gram, concepts=concepts)
 
 
 @dataclass

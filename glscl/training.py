@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from . import distributed
+from .runtime import distributed
 from .checkpoints import atomic, load_model, save_model, save_result, sweep
 from .config import load_config
-from .datasets import load_shapes, load_split
+from .data.pairs import load_shapes, load_split
 from .evaluation import evaluate
 from .heads.model import build
 from .model import Texts
-from .optimizers import RELEASED_EPOCHS, BertAdam, warmup_cosine_released
-from .runtime import autocast, pick_device, precision, rng_state, seed_everything, set_rng_state, sigterm_noted
-from .store import clip_features, encode_read, encode_said, word_features
-from .video import VideoError
+from .released.optimizer import RELEASED_EPOCHS, BertAdam, warmup_cosine_released
+from .runtime.devices import autocast, pick_device, precision, rng_state, seed_everything, set_rng_state, sigterm_noted
+from .data.feature_cache import clip_features, encode_read, encode_said, word_features
+from .data.video import VideoError
 
 
 def warmup_cosine(step, total, warmup=0.1):

@@ -1,18 +1,16 @@
 """A world small enough to train in: 44 videos, an untrained small CLIP with rows for every word, no shipped checkpoint."""
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parent))  # reference.py
-
-from glscl import GLSCL, shapes  # noqa: E402
-from glscl.config import Config  # noqa: E402
-from glscl.datasets import load_shapes  # noqa: E402
-from glscl.encoders import small_clip  # noqa: E402
+from glscl import GLSCL
+from glscl.data import shapes
+from glscl.config import Config
+from glscl.data.pairs import load_shapes
+from glscl.encoders import small_clip
 
 torch.set_num_threads(1)  # everything here is small: more threads only wait for each other
 SHARED = Path(__file__).parents[2] / 'shared'

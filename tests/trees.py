@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 
-from glscl.video import write_video
+from glscl.data.video import write_video
 
 CAPTIONS = {'msrvtt': 20, 'msvd': 5}  # a video; MSR-VTT has exactly 20
 COLOURS = ('red', 'green', 'blue', 'yellow', 'purple', 'white', 'cyan')

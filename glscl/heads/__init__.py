@@ -11,7 +11,7 @@ Written from descriptions of the public code; each head says what the released o
 from .cosine import LAFF, CenterCLIP, ClipViP, MeanPooling, PromptSwitch, TeachCLIP, TemporalMean
 from .cross import CrossTransformer
 from .frames import DiCoSA, GLSCLHead, TS2Net
-from .parts import Cost, Head, Kept
+from .base import Cost, Head, Kept
 from .pooling import TMASS, XPool
 from .towers import TOWERS
 from .words import DRL, XCLIP

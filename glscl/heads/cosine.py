@@ -4,7 +4,7 @@ from torch import nn
 
 from ..encoders import normalised
 from ..interaction import mean_similarity
-from .parts import Cost, Head, Kept, hide, masked_softmax, small_weights, temporal_cost
+from .base import Cost, Head, Kept, hide, masked_softmax, small_weights, temporal_cost
 
 
 class MeanPooling(Head):

@@ -5,7 +5,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from ..encoders import _additive, _blocks
 from ..losses import contrastive
-from .parts import Cost, Head, Kept, hide, small_weights, transformer
+from .base import Cost, Head, Kept, hide, small_weights, transformer
 
 
 class CrossTransformer(Head):

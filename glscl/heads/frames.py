@@ -5,7 +5,7 @@ from torch import nn
 from ..encoders import normalised
 from ..interaction import LocalInteraction, frame_weights, global_similarity, gram, local_similarity
 from ..losses import inter_consistency, intra_diversity
-from .parts import Cost, Head, Kept, hide, masked_softmax, small_weights, temporal_cost
+from .base import Cost, Head, Kept, hide, masked_softmax, small_weights, temporal_cost
 
 
 class PerturbedTopK(torch.autograd.Function):

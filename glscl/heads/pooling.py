@@ -4,7 +4,7 @@ from torch import nn
 
 from ..encoders import normalised
 from ..losses import contrastive
-from .parts import Cost, Head, Kept, masked_softmax
+from .base import Cost, Head, Kept, masked_softmax
 
 
 def identity_layer(width):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .parts import promoted
+from .base import promoted
 
 
 def embed(visual, pixels):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from ..encoders import normalised
-from .parts import Cost, Head, Kept, hide, masked_softmax, small_weights, temporal_cost
+from .base import Cost, Head, Kept, hide, masked_softmax, small_weights, temporal_cost
 
 
 class XCLIP(Head):

@@ -157,7 +157,7 @@ def figure_one(methods, published, accuracy, cost, recall):
            ylabel='R@1, shapes, %', xlim=(2, 4 * max(cost.values())))
     names(ax, points)
     if not recall:
-        ax.text(0.5, 0.5, 'not measured yet:\npython -m glscl.bench_recall', transform=ax.transAxes, ha='center')
+        ax.text(0.5, 0.5, 'not measured yet:\npython -m glscl.experiments.bench_recall', transform=ax.transAxes, ha='center')
 
 
 def shapes_cost(runs, cost, captions='one'):
@@ -167,7 +167,7 @@ def shapes_cost(runs, cost, captions='one'):
         values = [r[captions]['metrics']['t2v']['R@1'] for r in runs if r['method'] == name]
         plt.plot([each] * len(values), values, 'o^s'[i % 3], color=(GREY, ORANGE, BLUE)[i % 3], alpha=0.8, label=name)
     if not runs:
-        plt.text(0.5, 0.5, 'no stored runs: python -m glscl.comparison', transform=plt.gca().transAxes, ha='center')
+        plt.text(0.5, 0.5, 'no stored runs: python -m glscl.experiments.comparison', transform=plt.gca().transAxes, ha='center')
     plt.gca().set(xscale='log', xlabel='multiply-adds a pair, counted', ylabel='R@1 on shapes, %', xlim=(60, 10000))
     plt.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5)) if runs else None
     plt.margins(y=0.25)

@@ -1,0 +1,217 @@
+"""The stored notebooks, without running them; and proof that nbval would notice a changed output."""
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+NAMES = ('01_data', '02_model', '03_losses', '04_training', '05_evaluation', '06_efficiency')
+ENVIRONMENT = dict(os.environ)  # nbval uses the reader's own cache, as `make test` does
+COMMON = ['profile', 'seed', 'device', 'data_dir', 'run_dir']
+
+
+def read(name):
+    path = ROOT / 'notebooks' / f'{name}.ipynb'
+    if not path.exists():
+        pytest.fail(f'{path.name} is missing')
+    return nbformat.read(path, 4)
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(name):
+    return read(name)
+
+
+@pytest.fixture(scope='module')
+def repository():
+    return tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['urls']['Repository']
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == 'code']
+
+
+def tagged(notebook, tag):
+    return [cell for cell in notebook.cells if tag in cell.metadata.get('tags', [])]
+
+
+def assigned(cell):
+    return re.findall(r'^(\w+)\s*(?::[^=]+)?=', cell.source, re.M)
+
+
+def texts(notebook):
+    """(cell id, every piece of text that a reader sees, pictures aside)"""
+    for cell in notebook.cells:
+        yield cell.id, cell.source
+        for output in cell.get('outputs', []):
+            yield cell.id, output.get('text', '')
+            for kind, data in output.get('data', {}).items():
+                if not kind.startswith('image/'):
+                    yield cell.id, data if isinstance(data, str) else json.dumps(data)
+
+
+def test_there_are_exactly_six():
+    assert sorted(p.stem for p in (ROOT / 'notebooks').glob('*.ipynb')) == list(NAMES)
+
+
+def test_format_ids_and_kernel(notebook):
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    for i in ids:  # readable: words, not a hexadecimal draw
+        assert re.fullmatch(r'[a-z][a-z0-9]*([-_][a-z0-9]+)*', i) and not re.fullmatch(r'[0-9a-f]{8}(-[0-9a-f]+)*', i), i
+    assert notebook.metadata.kernelspec == dict(name='python3', display_name='Python 3 (ipykernel)', language='python')
+
+
+def test_parameters_are_the_common_ones_first(notebook):
+    [cell] = tagged(notebook, 'parameters')
+    assert cell.cell_type == 'code' and assigned(cell)[:5] == COMMON
+    space = {}
+    exec(cell.source, space)
+    assert [space[k] for k in COMMON] == ['small', 0, 'auto', '', '']  # what nbval runs is what a laptop can
+    assert all(re.match(r'\w+: \w+', line) for line in cell.source.splitlines() if line and line[0] != '#'), 'type hints'
+
+
+def test_no_trace_of_papermill(notebook):
+    assert not tagged(notebook, 'injected-parameters') and not tagged(notebook, 'papermill-error-cell-tag')
+    for thing in (notebook, *notebook.cells):
+        assert not {'papermill', 'execution', 'widgets'} & set(thing.metadata)
+    assert 'version' not in notebook.metadata.get('language_info', {})
+
+
+def test_every_code_cell_was_executed_in_order_and_without_complaint(notebook):
+    cells = code(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        for output in cell.outputs:
+            assert output.output_type != 'error' and output.get('name') != 'stderr', cell.id
+    compared = [c for c in cells if c.outputs and 'nbval-ignore-output' not in c.metadata.get('tags', [])]
+    assert len(compared) >= 3  # something is there for nbval to compare
+
+
+def test_badge_and_set_up_cell(notebook, name, repository):
+    first, second = notebook.cells[:2]
+    owner = repository.removeprefix('https://github.com/')
+    assert first.cell_type == 'markdown' and re.match(rf'# {name[:2]} · \S', first.source)
+    assert ('[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]'
+            f'(https://colab.research.google.com/github/{owner}/blob/main/notebooks/{name}.ipynb)') in first.source
+    assert second.cell_type == 'code' and second.source == code(read(NAMES[0]))[0].source and not second.outputs
+    assert f'git+{repository}@' in second.source.replace('.git@', '@') and "'google.colab' in sys.modules" in second.source
+
+
+def test_all_six_name_one_repository(repository):
+    from glscl.config import REPOSITORY
+    assert REPOSITORY == repository
+    elsewhere = {url for name in NAMES for _, text in texts(read(name)) for url in re.findall(r'github\.com/[\w.-]+/glscl\b', text)}
+    assert {f'https://{url}' for url in elsewhere} <= {repository}
+
+
+def test_size_and_width(notebook, name):
+    size = (ROOT / 'notebooks' / f'{name}.ipynb').stat().st_size
+    assert size <= 300_000, f'{size} bytes'
+    for cell in code(notebook):
+        lines = cell.source.splitlines()
+        assert len(lines) <= 25 and max(map(len, lines), default=0) <= 100, cell.id
+
+
+def test_no_path_of_a_machine(notebook):
+    for where, text in texts(notebook):
+        assert not re.search(r'(?<![\w.])/(home|tmp|root|work|content|Users|usr|opt|mnt|var)\b', text), where
+        assert not re.search(r'\b[A-Z]:\\', text), where
+
+
+def test_nothing_that_nbval_cannot_compare(notebook):
+    for cell in code(notebook):
+        assert not re.search(r'clear_output|tqdm|^\s*!|^\s*%%time|display_id', cell.source, re.M), cell.id
+        assert not re.search(r';\s*$', cell.source, re.M), cell.id
+        assert '#' not in cell.source or 'NBVAL' not in cell.source, cell.id
+        for output in cell.outputs:
+            assert not re.search(r'0x[0-9a-f]{6,}|<Axes|Text\(', json.dumps(output.get('data', {}).get('text/plain', ''))), cell.id
+            if 'nbval-ignore-output' not in cell.metadata.get('tags', []):  # a raw float would differ on the next machine
+                assert not re.search(r'\d\.\d{6,}', output.get('text', '') + str(output.get('data', {}).get('text/plain', ''))), cell.id
+    assert len(tagged(notebook, 'nbval-ignore-output')) <= 2
+    assert not tagged(notebook, 'nbval-skip') and not tagged(notebook, 'skip-execution') and not tagged(notebook, 'raises-exception')
+
+
+def test_text_between_any_two_code_cells(notebook):
+    kinds = [cell.cell_type for cell in notebook.cells]
+    frame = max(i for i, cell in enumerate(notebook.cells) if cell.id == 'machine')
+    assert kinds[:2] == ['markdown', 'code']
+    for i in range(frame, len(kinds) - 1):
+        assert 'markdown' in kinds[i:i + 2], notebook.cells[i + 1].id
+    assert all(cell.source.strip() for cell in notebook.cells)
+
+
+def test_what_each_lesson_ends_with(notebook):
+    headings = [line for cell in notebook.cells if cell.cell_type == 'markdown' for line in cell.source.splitlines() if line.startswith('## ')]
+    ends = [h for h in headings if re.match('## (What we checked|Exercises|Where next)', h)]
+    assert [h[3:] for h in ends] == ['What we checked', 'Exercises', 'Where next']
+    answers = sum(cell.source.count('<details>') for cell in notebook.cells)
+    assert 3 <= answers and answers == sum(cell.source.count('</details>') for cell in notebook.cells)
+
+
+def test_links_between_notebooks_and_files_lead_somewhere(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == 'markdown':
+            for target in re.findall(r'\]\((?!https?:|#|attachment:)([^)#\s]+)', cell.source):
+                assert (ROOT / 'notebooks' / target).exists(), f'{cell.id}: {target}'
+
+
+# ---- nbval notices
+
+def nbval(path):
+    """The verdict of nbval, as `make test` runs it."""
+    return subprocess.run([sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '--color=no', '--nbval', '--nbval-current-env',
+                           '--nbval-sanitize-with', str(ROOT / 'tests' / 'notebooks' / 'sanitize.cfg'), str(path)],
+                          capture_output=True, text=True, cwd=path.parent, env=ENVIRONMENT)
+
+
+def small_notebook(path, printed):
+    nb = nbformat.v4.new_notebook(metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python')))
+    for n, (source, text) in enumerate((('x = 6', ''), ('print("rank", x * 7)', printed)), 1):
+        cell = nbformat.v4.new_code_cell(source, execution_count=n)
+        cell.outputs = [nbformat.v4.new_output('stream', name='stdout', text=text)] if text else []
+        nb.cells.append(cell)
+    nbformat.write(nb, path)
+    return path
+
+
+@pytest.mark.slow
+def test_one_changed_digit_turns_nbval_red(tmp_path):
+    good, bad = nbval(small_notebook(tmp_path / 'good.ipynb', 'rank 42\n')), nbval(small_notebook(tmp_path / 'bad.ipynb', 'rank 43\n'))
+    assert good.returncode == 0, good.stdout
+    assert bad.returncode == 1 and bad.stdout.count('FAILED ') == 1 and 'rank 43' in bad.stdout
+
+
+@pytest.mark.slow
+def test_one_changed_digit_of_a_lesson_turns_nbval_red(tmp_path):
+    """03_losses up to the first digit that it prints for comparison: the notebook's own cells, before any data is needed."""
+    notebook, path = read('03_losses'), tmp_path / '03_losses.ipynb'
+    for i, cell in enumerate(notebook.cells):
+        for output in cell.get('outputs', []):
+            if output.get('name') == 'stdout' and (digit := re.search(r'\d', output.text)) and (
+                    'nbval-ignore-output' not in cell.metadata.get('tags', [])):
+                notebook.cells = notebook.cells[:i + 1]
+                nbformat.write(notebook, path)
+                assert (verdict := nbval(path)).returncode == 0, verdict.stdout
+                output.text = output.text[:digit.start()] + str((int(digit[0]) + 1) % 10) + output.text[digit.end():]
+                nbformat.write(notebook, path)
+                assert (verdict := nbval(path)).returncode == 1 and '1 failed' in verdict.stdout, verdict.stdout
+                return
+    pytest.fail('03_losses prints no digit that nbval would compare')
