@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(path, durable=True):
     """A path to write to instead of `path`; what was written there moves to its place at the end.
 
         with atomic_write('runs/mine/result.json') as half:
@@ -15,14 +15,16 @@ def atomic_write(path):
 
     A reader never meets half a file, a machine that goes down leaves the old one or the new one,
     and of two writers either may win. The folder is made where it is missing; an error, also one
-    of the caller's, leaves `path` as it was. Raises whatever the system says (OSError)."""
+    of the caller's, leaves `path` as it was. durable=False does not wait for the disk: for caches of
+    very many small files. Raises whatever the system says (OSError)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}.half')
     try:
         yield half
-        with open(half, 'rb+') as written:
-            os.fsync(written.fileno())  # else the name may outlive a power cut and the bytes not
+        if durable:  # else the name may outlive a power cut and the bytes not
+            with open(half, 'rb+') as written:
+                os.fsync(written.fileno())
         try:
             os.replace(half, path)
         except PermissionError:  # Windows, while another process reads the very file
