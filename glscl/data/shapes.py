@@ -217,7 +217,7 @@ def holds_elsewhere(facts, i, videos):
 
 
 def unique_facts(i, videos, kind, rng):
-    """Facts that hold for video `i` and for no other, as many as a training caption has, or None."""
+    """Facts that hold for video `i` alone, about as many as a training caption has, or None."""
     for extra in range(2 if kind == 'scene' else 1, 5):
         for _ in range(4):
             facts = random_facts(videos[i], kind, rng, extra)
@@ -369,7 +369,7 @@ def describe(split, count, seed=0, difficulty=1):
 def build(root, splits=None, seed=0, difficulty=1, workers=None):
     """Render the data set under `root` unless it is there already; returns its folder.
 
-    root/<name>/{train,val,test}/*.mp4 and {train,val,test}.jsonl. splits: {split: number of videos}.
+    root/<name>/{train,val,test}/*.mp4 and {train,val,test}.jsonl. splits: {split: how many videos}.
     The folder appears whole or not at all: it is rendered beside its place and moved there last.
     Raises OSError where it cannot be written."""
     if difficulty not in (0, 1, 2):

@@ -111,7 +111,7 @@ def read_frames(path, max_frames=12, framerate=1, size=None, start=None, end=Non
     size: apply `resize`. reader: "pyav" ("auto" is the same) or "decord"; all others as in
     `sample_frame_indices`. decord gives the frames that the released code sees: mostly the same,
     but wrong ones without a word where H.264 has open groups of pictures, MPEG-4 in .avi has B
-    frames, or the file is a .ts. It turns frames as the file says, and does not mirror them.
+    frames, or the file is a .ts. It turns frames by quarters as the file says, but mirrors none.
     Where a file holds fewer frames than it promises (a last one that cannot be decoded), PyAV takes
     the indices anew from those it holds; with more than one and a tenth of all missing it is
     truncated. Raises VideoError, and ImportError where decord is wanted and not installed."""
@@ -162,11 +162,10 @@ def open_video(path):
         raise
     except Exception as error:  # FFmpeg's and decord's errors have classes of their own
         reason = ' '.join(str(error).split())
-        reason = re.sub(r'^\[.*?\] (/\S+: )?', '', reason).split(':')[0][:160]
-        reason = reason or type(error).__name__
-        raise VideoError(f'{path}: cannot be decoded as a video ({reason}). It may be truncated or '
-                         f'of another kind; play it, then copy it again or take it out of the '
-                         f'list.') from None
+        reason = re.sub(r'^(\[.*?\] (/\S+: )?)+', '', reason).split(':')[0][:160]
+        raise VideoError(f'{path}: cannot be decoded as a video '
+                         f'({reason or type(error).__name__}). It may be truncated or of another '
+                         f'kind; play it, then copy it again or take it out of the list.') from None
 
 
 def _video_stream(path, container):
@@ -186,7 +185,8 @@ def _video_stream(path, container):
 
 def _choose(path, n_frames, fps, wish):
     """`sample_frame_indices` of this file. Raises VideoError where it has no frame for that."""
-    path, start = Path(path), wish[2]
+    _, _, start, _, _ = wish
+    path = Path(path)
     if n_frames < 1:
         raise VideoError(f'{path}: holds no frame that can be decoded. Copy it again, or take it '
                          f'out of the list.')
