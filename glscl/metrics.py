@@ -1,4 +1,4 @@
-"""Ranks, recalls and their intervals; QB-Norm and dual softmax. By hand in notebooks/05_evaluation."""
+"""Ranks, recalls and their intervals. By hand in notebooks/05_evaluation."""
 import numpy as np
 import torch
 
@@ -15,7 +15,7 @@ def ranks(S, target, ties='mean'):
     S, target = torch.as_tensor(S), torch.as_tensor(target).long()
     if ties not in ('mean', 'released'):
         raise ValueError(f'ties is "mean" or "released", not {ties!r}')
-    _refuse_nan(S)
+    refuse_nan(S)
     own = S.gather(1, target[:, None])                                      # [N, 1]
     better, equal = (S > own).sum(1), (S == own).sum(1)                     # [N]; equal counts own
     if ties == 'released':
@@ -24,7 +24,8 @@ def ranks(S, target, ties='mean'):
     return (better + (equal + 1) / 2).double().numpy()
 
 
-def _refuse_nan(S, what='scores'):
+def refuse_nan(S, what='scores'):
+    """ValueError where a score is NaN."""
     if S.isnan().any():
         raise ValueError(f'{int(S.isnan().sum())} of {S.numel()} {what} are NaN: a rank would mean '
                          f'nothing')
@@ -61,7 +62,7 @@ def both_ranks(S, text_to_video=None, ties='mean'):
     'v2t': float64 [videos]}."""
     S = torch.as_tensor(S).detach().cpu()
     owner = owners(S, text_to_video)
-    _refuse_nan(S)
+    refuse_nan(S)
     V = S.shape[1]
     dtype = torch.promote_types(S.dtype, torch.float32)
     best = torch.full((V, V), float('-inf'), dtype=dtype)  # [texts of video i, video j]
@@ -92,48 +93,3 @@ def owners(S, text_to_video=None):
         raise ValueError(f'text_to_video must give for each of the {T} texts a video from 0 to '
                          f'{V - 1}')
     return owner
-
-
-# Post-processing. It needs all queries at once, so it is reported apart from the plain numbers.
-
-def activated(bank, k=1, theta=3):
-    """QB-Norm's activation set: items in the top k of at least theta bank queries.
-
-    bank [N, M]; returns sorted int64."""
-    bank = torch.as_tensor(bank)
-    found = bank.topk(min(k, bank.shape[1]), 1).indices.flatten()
-    return (torch.bincount(found, minlength=bank.shape[1]) >= theta).nonzero().flatten()
-
-
-def qb_norm(S, bank, k=1, beta=70.0, theta=3):
-    """QB-Norm by the dynamic inverted softmax: items that many queries are drawn to (hubs) are held
-    back.
-
-    S [N, M]: rows are queries, so S.T for video to text; bank [B, M]: scores of training queries
-    with the same items. Rows whose best item is `activated` become
-    exp(beta S) / sum_b exp(beta bank[b]); the others stay. theta is 3 for text to video and 5 for
-    video to text in the released code, which has the step switched off. Returns a float64 copy:
-    float32 would overflow in the sum, and take low scores down to equal zeros. ValueError for
-    shapes that do not fit, NaN, and scores too large for beta."""
-    S, bank = (torch.as_tensor(x).detach().cpu().double() for x in (S, bank))
-    if S.ndim != 2 or bank.ndim != 2 or S.shape[1] != bank.shape[1] or not bank.numel():
-        raise ValueError(f'the bank holds scores of training queries with the same items: S is '
-                         f'{list(S.shape)}, the bank {list(bank.shape)}')
-    _refuse_nan(S)
-    _refuse_nan(bank, 'bank scores')
-    logs = beta * S - (beta * bank).logsumexp(0)                            # [N, M]
-    rows = torch.isin(S.argmax(1), activated(bank, k, theta))
-    if rows.any() and logs[rows].abs().max() > 700:                         # float64 ends at exp(709)
-        raise ValueError(f'scores up to {float(S.abs().max()):.3g} are too large for beta {beta}: '
-                         f'QB-Norm takes cosines, not logits')
-    return torch.where(rows[:, None], logs.exp(), S)
-
-
-def dual_softmax(S, kappa=100.0):
-    """S' = S * softmax over the queries (rows) of kappa S: an item already taken by another query
-    counts for less.
-
-    S [N, M] cosines, rows are queries, so S.T for video to text. Returns a float64 copy."""
-    S = torch.as_tensor(S).detach().cpu().double()
-    _refuse_nan(S)
-    return S * (kappa * S).softmax(0)

@@ -6,7 +6,8 @@ import pytest
 import reference
 import torch
 
-from glscl.metrics import activated, both_ranks, dual_softmax, qb_norm, ranks, retrieval_metrics, summary, whole
+from glscl.metrics import both_ranks, ranks, retrieval_metrics, summary, whole
+from glscl.rescoring import activated, dual_softmax, qb_norm
 
 NAMES = {'R1': 'R@1', 'R5': 'R@5', 'R10': 'R@10', 'R50': 'R@50', 'MR': 'MdR', 'MeanR': 'MnR'}  # the released code's, ours
 
