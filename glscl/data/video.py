@@ -70,10 +70,9 @@ def span(start, end):
 
 
 def resize(frame, size):
-    """CLIP's transform up to normalisation: the short side to `size` by bicubic interpolation,
-    then the central square.
+    """CLIP's transform up to normalisation: uint8 [H, W, 3] -> uint8 [size, size, 3].
 
-    frame: uint8 [H, W, 3]; returns uint8 [size, size, 3]; a size of None leaves it as it is."""
+    The short side to `size` by bicubic interpolation, then the central square. None: no change."""
     if size is None:
         return frame
     height, width = frame.shape[:2]
@@ -169,7 +168,7 @@ def open_video(path):
 
 
 def _video_stream(path, container):
-    """The best video stream: some files hold a second, smaller one, or an album's cover."""
+    """The best video stream: some files hold a second, smaller one, or the cover of an album."""
     covers = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not streams:
@@ -185,7 +184,6 @@ def _video_stream(path, container):
 
 def _choose(path, n_frames, fps, wish):
     """`sample_frame_indices` of this file. Raises VideoError where it has no frame for that."""
-    _, _, start, _, _ = wish
     path = Path(path)
     if n_frames < 1:
         raise VideoError(f'{path}: holds no frame that can be decoded. Copy it again, or take it '
@@ -198,8 +196,8 @@ def _choose(path, n_frames, fps, wish):
     indices = sample_frame_indices(n_frames, fps, *wish)
     if not indices:
         raise VideoError(f'{path}: ends before its annotated start (it is {n_frames / fps:.1f} s '
-                         f'long, the part begins at {start} s). Is it the whole video, and '
-                         f'does the annotation belong to it?')
+                         f'long, the part begins at {wish[2]} s). Is it the whole video, '
+                         f'and does the annotation belong to it?')
     return indices
 
 

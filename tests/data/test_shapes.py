@@ -17,6 +17,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+
 from glscl.config import data_path
 from glscl.data import shapes
 from glscl.data.tokens import tokenizer

@@ -10,6 +10,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from glscl.data import video
 from glscl.data.frames import load_frames
 from glscl.data.shapes import random_video, render
@@ -22,7 +24,6 @@ from glscl.data.video import (
     resize,
     sample_frame_indices,
 )
-from PIL import Image
 
 
 @pytest.fixture(scope='module')
