@@ -161,7 +161,7 @@ def open_video(path):
         raise
     except Exception as error:  # FFmpeg's and decord's errors have classes of their own
         reason = ' '.join(str(error).split())
-        reason = re.sub(r'^(\[.*?\] (/\S+: )?)+', '', reason).split(':')[0][:160]
+        reason = re.sub(r'^(\[.*?\] (/\S+: )?(Check failed: )?)+', '', reason).split(':')[0][:160]
         raise VideoError(f'{path}: cannot be decoded as a video '
                          f'({reason or type(error).__name__}). It may be truncated or of another '
                          f'kind; play it, then copy it again or take it out of the list.') from None

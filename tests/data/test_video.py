@@ -426,7 +426,7 @@ def make_bad(kind, path, film):
         path.write_bytes(b'not a film, a letter\n' * 99)
     elif kind == 'index first':
         encode(path, pixels, rate=3, container=index_first)
-        path.write_bytes(path.read_bytes()[:-2000])
+        path.write_bytes(path.read_bytes()[:-4000])
     elif kind == 'garbled':
         data = encode(path, pixels, rate=3, container=index_first).read_bytes()
         path.write_bytes(data[:200] + data[200:][::-1])
@@ -455,6 +455,21 @@ def test_a_file_that_is_no_video_is_named_with_a_remedy(film, tmp_path, kind, re
     assert '\n' not in message and len(message) < 500
     with pytest.raises(VideoError, match='bad film'):
         frame_indices(path, reader=reader)
+    assert capfd.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('reader', ['auto', 'decord'])
+def test_a_scratched_film_is_refused_and_nothing_is_printed(reader, tmp_path, capfd):
+    if reader == 'decord':
+        pytest.importorskip('decord')
+    path = encode(tmp_path / 'scratched.mp4', numbered(90), g=12)
+    data = bytearray(path.read_bytes())
+    at = data.find(b'mdat') + 2000
+    data[at:at + 3840] = bytes(range(256)) * 15
+    path.write_bytes(data)
+    capfd.readouterr()
+    with pytest.raises(VideoError, match='scratched.mp4: '):
+        read_frames(path, 100, 25, reader=reader)
     assert capfd.readouterr() == ('', '')
 
 
