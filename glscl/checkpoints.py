@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from .config import Config, data_path
 from .encoders import build_clip, small_clip_of
-from .heads.model import build
+from .model import GLSCL
 from .runtime.devices import machine
 
 
@@ -54,10 +54,11 @@ def save_model(model, path, half=False):
     atomic(path, lambda p: save_file(state, p, meta))
 
 
-def load_model(path=None, config=None, device='cpu'):
-    """The model of a checkpoint. path: a .safetensors file, a run's folder, or None for the shipped one.
+def read_checkpoint(path=None, config=None):
+    """(config, clip, state) of a checkpoint: its Config, an untrained CLIP of its kind, its weights.
 
-    With `config`, the checkpoint must have been made with the same architecture; else ValueError names what differs."""
+    path: a .safetensors file, a run's folder, or None for the shipped one. With `config`, the
+    checkpoint must have been made with the same architecture; else ValueError names what differs."""
     path = Path(path) if path else data_path('glscl_small.safetensors')
     if path.is_dir():
         path = path / 'best.safetensors'
@@ -74,9 +75,12 @@ def load_model(path=None, config=None, device='cpu'):
     if config is not None:
         _same_architecture(path, saved, config)
     if saved.clip == 'small':  # built for the tokens of the checkpoint, whatever CLIP ships today
-        model = build(saved, small_clip_of(torch.tensor(token_ids)))
-    else:
-        model = build(saved, build_clip(saved.clip, quick_gelu))
+        return saved, small_clip_of(torch.tensor(token_ids)), state
+    return saved, build_clip(saved.clip, quick_gelu), state
+
+
+def fill_model(model, state, path):
+    """Load the weights of `read_checkpoint` into a model; ValueError, naming `path`, if they do not fit."""
     tied = {k: v.data_ptr() for k, v in model.state_dict().items()}
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
@@ -85,6 +89,15 @@ def load_model(path=None, config=None, device='cpu'):
     loaded = {tied[k] for k in state if k in tied}
     if unexpected or any(tied[k] not in loaded for k in missing):
         raise ValueError(f'{path}: its weights do not fit its configuration (missing {missing[:3]}, unexpected {unexpected[:3]})')
+
+
+def load_model(path=None, config=None, device='cpu'):
+    """The GLSCL of a checkpoint, in eval mode; `heads.load` opens those of other heads too.
+
+    path, config and errors as in `read_checkpoint`."""
+    config, clip, state = read_checkpoint(path, config)
+    model = GLSCL(config, clip)
+    fill_model(model, state, path)
     return model.to(device).eval()
 
 

@@ -68,19 +68,19 @@ class Clip(nn.Module):
         # Padding is masked as a key although the causal mask keeps it from the end token: the released code does so too,
         # and word features at padded positions depend on it.
         allowed = torch.ones(L, L, dtype=torch.bool, device=ids.device).tril() & mask[:, None, :]
-        allowed = _additive(allowed, x, float('-inf'))
-        x = _blocks(clip.transformer.resblocks, x, allowed, clip.transformer.grad_checkpointing)
+        allowed = additive_mask(allowed, x, float('-inf'))
+        x = run_blocks(clip.transformer.resblocks, x, allowed, clip.transformer.grad_checkpointing)
         words = clip.ln_final(x) @ clip.text_projection                              # [T, L, D]
         end = mask.sum(1) - 1                                                        # the end token is the last real one
         return words[torch.arange(len(ids), device=ids.device), end], words
 
 
-def _additive(allowed, x, low):
+def additive_mask(allowed, x, low):
     """A boolean [B, L, L] as a float mask to add to the attention logits."""
     return torch.zeros(allowed.shape, dtype=x.dtype, device=x.device).masked_fill(~allowed, low)
 
 
-def _blocks(blocks, x, mask, recompute=False):
+def run_blocks(blocks, x, mask, recompute=False):
     """Pre-LN transformer blocks under a mask [B, L, L] that each head shares; `recompute`: activations again in backward."""
     mask = mask.repeat_interleave(blocks[0].attn.num_heads, 0)                       # [B * heads, L, L]
     for block in blocks:
@@ -121,7 +121,7 @@ class TemporalTransformer(nn.Module):
             raise ValueError(f'{n} frames, but only {len(self.positions)} temporal positions: lower max_frames')
         allowed = mask.bool()[:, None, :].expand(-1, n, -1)
         # The released -1e6 does not fit float16, in which the frames come on older GPUs; after the softmax both are 0.
-        return x + _blocks(self.blocks, x + self.positions[:n], _additive(allowed, x, -3e4))
+        return x + run_blocks(self.blocks, x + self.positions[:n], additive_mask(allowed, x, -3e4))
 
 
 class TemporalLSTM(nn.Module):

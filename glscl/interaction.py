@@ -25,6 +25,15 @@ def frame_weights(sentence, frames, mask, temperature=3.0):
     return dots.softmax(-1).nan_to_num(0.0)
 
 
+def global_similarity_printed(sentence, frames, mask, temperature=3.0, chunk=50):
+    """S_g term by term, a pooled vector p[t,v] for each pair: [T, V]; for comparison with the Gram form."""
+    e, columns = F.normalize(sentence, dim=-1), []
+    for y, m in zip(frames.split(chunk), mask.split(chunk)):
+        p = torch.einsum('tvf,vfd->tvd', frame_weights(sentence, y, m, temperature), y)
+        columns.append(torch.einsum('td,tvd->tv', e, F.normalize(p, dim=-1)))
+    return torch.cat(columns, 1)
+
+
 def global_similarity(sentence, frames, mask, temperature=3.0, gram_matrix=None, chunk=None):
     """S_g[t,v] = cos(e[t], p[t,v]) with p[t,v] = sum_f a[t,v,f] y[v,f], in exact Gram form.
 

@@ -17,11 +17,11 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from .runtime import distributed
-from .checkpoints import atomic, load_model, save_model, save_result, sweep
+from .checkpoints import atomic, fill_model, read_checkpoint, save_model, save_result, sweep
 from .config import load_config
 from .data.pairs import load_shapes, load_split
 from .evaluation import evaluate
-from .heads.model import build
+from .heads import build
 from .model import Texts
 from .released.optimizer import RELEASED_EPOCHS, BertAdam, warmup_cosine_released
 from .runtime.devices import autocast, pick_device, precision, rng_state, seed_everything, set_rng_state, sigterm_noted
@@ -190,7 +190,7 @@ class Trainer:
                     raise SystemExit(143)  # 128 + SIGTERM: not finished, for whoever started it
         if self.run_dir and self.step == self.total:
             if self.writes and (self.run_dir / 'best.safetensors').exists():
-                self.model.load_state_dict(load_model(self.run_dir).state_dict())
+                fill_model(self.model, read_checkpoint(self.run_dir)[2], self.run_dir)
             distributed.broadcast(self.model)
         return self.model.eval()
 
