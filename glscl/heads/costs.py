@@ -77,7 +77,7 @@ def table(T=1000, V=1000, F=12, L=32, D=512, Q=8):
 
     "as released": what the method's code runs for the pairs, and what its evaluation does again in
     each block; "once per item": before any pair, in brackets what the Gram form adds. Not CLIP."""
-    theirs = published_cost()
+    published_g = published_cost()
     rows = []
     for name, head in HEADS.items():
         cost = head.cost(T=T, V=V, F=F, L=L, D=D, Q=Q)
@@ -95,7 +95,7 @@ def table(T=1000, V=1000, F=12, L=32, D=512, Q=8):
             'in Gram form, G': giga(T * V * cost.gram) if cost.gram != cost.pair else '=',
             'as released, G': released,
             'once per item, G': once,
-            'published, G': f'{theirs[meant]:g}' if meant in theirs else NONE,
+            'published, G': f'{published_g[meant]:g}' if meant in published_g else NONE,
         })
     return pd.DataFrame(rows)
 
@@ -123,12 +123,12 @@ def explained(T=1000, V=1000, F=12, L=32, D=512, Q=8):
         ('Prompt Switch', None, NONE,
          'cannot be explained: its video vector does not depend on the text, so D would do'),
     ]
-    theirs = published_cost()
+    published_g = published_cost()
     rows = []
     for method, pair, formula, remark in found:
         rows.append({
             'method': method,
-            'published, G': f'{theirs[method]:g}',
+            'published, G': f'{published_g[method]:g}',
             'formula, a pair': formula,
             'gives, G': NONE if pair is None else f'{T * V * pair / 1e9:.3f}',
             'remark': remark,
