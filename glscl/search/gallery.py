@@ -96,7 +96,7 @@ class Gallery:
             self._refresh()
             self.problems = []
             results = self._results(texts, self._best_keys(texts, k, chunk, shortlist))
-            # A shard may be gone because an indexer has put another in its place: then once more.
+            # A shard may be gone because an indexer has put another in its place: then again.
             if not self.problems or world() > 1 or not self._refresh():
                 break
         for problem in self.problems:
@@ -126,8 +126,8 @@ class Gallery:
         return merge_top_k([best for best, _ in every], k)
 
     def _rows(self, places=None):
-        """Yields (name, entry, place of the first row, rows [n]) of the shards: the rows at these
-        places of the gallery (rising), or all. A shard without any does not come."""
+        """Yields (name, entry, place of the first row, rows [n]) of each shard that has rows at
+        these places of the gallery (rising order), or of all with all rows."""
         first = 0
         for name, entry in self.shards:
             end = first + entry['rows']
@@ -143,7 +143,7 @@ class Gallery:
         """A list[Result] for each row of the keys [T, k]."""
         scores, places = scores_and_places(keys)
         usable = (places < len(self)) & (scores > float('-inf'))
-        found = {}  # {place: (what gallery.json's shard says of the clip, its Videos of one)}
+        found = {}  # {place: (the clip's JSON object, Videos of one)}
         for name, entry, first, rows in self._rows(places[usable].unique()):
             try:
                 lines, videos = shards.read_shard(self.folder, name, entry, self.mark, rows)
@@ -157,7 +157,7 @@ class Gallery:
                 for t in range(len(texts))]
 
     def _result(self, clip, video, sentence, score):
-        """clip: its JSON object; video: Videos of one; sentence: e [1, D]."""
+        """The Result of a clip's JSON object, Videos of one, sentence e [1, D] and score."""
         c, y, mask = self.model.config, video.frames, video.mask
         if c.pooling == 'mean':
             weights = mask[0] / mask.sum()  # [F]

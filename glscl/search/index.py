@@ -47,9 +47,9 @@ class ClipKey(NamedTuple):
 
 @dataclass
 class Unreadable:
-    """Why a clip has no frames."""
+    """Why a clip has no frames; final: until its file changes, else the next run tries it again."""
     reason: str
-    final: bool  # whether it stays so until the file changes; else every run tries it again
+    final: bool
 
 
 def find_clips(sources):
@@ -96,6 +96,7 @@ def _end_with_parent():
 
 
 def _start_pool(workers):
+    """Processes that decode."""
     return ProcessPoolExecutor(workers, initializer=_end_with_parent)
 
 
@@ -285,10 +286,10 @@ def _add(writer, model, todo, batch, workers, log):
 def index_command(videos, out, model=None, device='auto', batch=16, workers=None, shortlist=False):
     """Encode the videos of folders into a gallery that `glscl search` searches.
 
-    A later run adds, removes and goes on. Arguments as for `index_videos`; shortlist: build the
-    index for `glscl search --shortlist` too (needs faiss). Prints progress and a report; returns
-    0, or 1 where the gallery holds no video. Raises ValueError, OSError or ImportError with a
-    message for the user."""
+    A later run adds, removes and goes on. videos: folders and tables; shortlist: also build what
+    `glscl search --shortlist` needs (with faiss); the rest as for `index_videos`. Prints progress
+    and a report; returns 0, or 1 if the gallery holds no video. Raises ValueError, OSError or
+    ImportError with a message for the user."""
     done = index_videos(videos, out, model, device, batch, workers, show)
     if shortlist and done['videos']:
         shortlists.build(Gallery(out, model, device))
