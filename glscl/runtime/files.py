@@ -1,9 +1,21 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files of others that are read without a risk."""
 import contextlib
 import os
 import re
 import threading
+import warnings
+import zipfile
 from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+# What a NumPy number in a file of torch.save is rebuilt from, under its names in NumPy 1 and 2.
+NUMPY_SCALAR = np.float64().__reduce__()[0]
+NUMPY_NUMBERS = [(NUMPY_SCALAR, 'numpy.core.multiarray.scalar'),
+                 (NUMPY_SCALAR, 'numpy._core.multiarray.scalar'),
+                 np.dtype, *(type(np.dtype(kind)) for kind in '?bhilqBHILQefd')]
 
 
 @contextlib.contextmanager
@@ -43,3 +55,60 @@ def remove_halves(folder):
         # safetensors writes a half of its own beside ours
         if half.suffix == '.half' or re.fullmatch(r'\.tmp\w{6}', half.name):
             half.unlink(missing_ok=True)
+
+
+def one_line(error):
+    """The beginning of an error's text on one line; its type where it has none."""
+    return ' '.join(str(error).split())[:160] or type(error).__name__
+
+
+def read_torch(path, map_location='cpu', remedy='Is it complete, and written by torch.save?'):
+    """The tensors in a file and what lies beside them; nothing in the file is executed.
+
+    Takes what torch.save or safetensors wrote, or a TorchScript archive (whose state_dict is
+    returned), told apart by content and not by suffix. Beside tensors, plain Python values and
+    NumPy numbers are read. Any other type raises ValueError with its name, since a file can ask
+    for one that runs code; so does a damaged file, a pipe or a device (which could be waited for
+    forever). FileNotFoundError where nothing lies. remedy: the end of each message."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f'{path}: no such file')
+    if not Path(path).is_file():
+        raise ValueError(f'{path} is not a regular file. {remedy}')
+    try:
+        if is_archive(path):
+            return _read_archive(path, map_location)
+        with open(path, 'rb') as file:
+            safetensors = file.read(9)[8:] == b'{'  # eight bytes of length, then JSON
+        if safetensors:
+            return load_file(path, str(map_location))
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # there is a class for each way in which a file can be damaged
+        text = str(error) or type(error).__name__
+    # Around what was found, torch's text says how to switch this safety off.
+    text = text.rpartition('WeightsUnpickler error: ')[2].partition('Check the documentation')[0]
+    refused = re.search(r'(?<=GLOBAL )\S+|__setstate__', text)
+    if refused:
+        raise ValueError(f'{path} is refused: reading it could run code ({refused[0]}). {remedy}')
+    raise ValueError(f'{path} cannot be read ({one_line(text)}). {remedy}')
+
+
+def is_archive(path):
+    """Whether a file is a TorchScript archive, which torch.load does not read."""
+    with open(path, 'rb') as file:
+        if file.read(4) != b'PK\3\4' or not zipfile.is_zipfile(path):
+            return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+
+
+def _read_archive(path, map_location):
+    """The state_dict of a TorchScript archive. Loading calls none of its code but `__setstate__`,
+    which could write files; an archive that has one is refused."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.filename.endswith('.py') and b'__setstate__' in archive.read(entry):
+                raise ValueError('it has a __setstate__')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # torch asks authors for another format
+        return torch.jit.load(path, map_location=map_location).state_dict()
