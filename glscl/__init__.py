@@ -11,7 +11,7 @@ PUBLIC = {'GLSCL': 'model', 'Texts': 'model', 'Videos': 'model',
           'load_model': 'checkpoints', 'save_model': 'checkpoints',
           'encode': 'evaluation', 'evaluate': 'evaluation',
           'global_similarity': 'interaction', 'local_similarity': 'interaction',
-          'retrieval_metrics': 'metrics', 'qb_norm': 'metrics', 'dual_softmax': 'metrics',
+          'retrieval_metrics': 'metrics', 'qb_norm': 'rescoring', 'dual_softmax': 'rescoring',
           'Gallery': 'search.gallery'}
 
 

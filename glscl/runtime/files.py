@@ -57,6 +57,11 @@ def remove_halves(folder):
             half.unlink(missing_ok=True)
 
 
+def read_yaml(path):
+    import yaml
+    return yaml.safe_load(Path(path).read_text(encoding='utf-8')) or {}
+
+
 def one_line(error):
     """The beginning of an error's text on one line; its type where it has none."""
     return ' '.join(str(error).split())[:160] or type(error).__name__
