@@ -2,7 +2,6 @@
 arguments to one function of the package, imported only then, since help needs no torch."""
 import os
 import sys
-from datetime import datetime
 from typing import Annotated, Literal
 
 import tyro
@@ -176,7 +175,6 @@ def walkthrough(name: str | None = None, profile: str = 'small', notebooks: str 
         notebooks: The folder of the notebooks; the repository's if none is given.
         out: Where the runs lie.
     """
-    name = name or datetime.now().strftime('%Y%m%d-%H%M')
     parameters = {key: parse_value(key, text) for key, text in parameters}
     from .notebook import walkthrough
     walkthrough(name, profile, out=out, parameters=parameters, **given(notebooks=notebooks))

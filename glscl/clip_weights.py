@@ -9,9 +9,9 @@ import torch
 from open_clip import constants
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
-from .runtime.files import is_archive, one_line, read_torch
+from .runtime.files import one_line, read_torch
 
-# What OpenAI's archives hold beside the weights.
+# Stored beside the weights: by OpenAI alone, but for the last.
 NOT_WEIGHTS = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
 
 
@@ -39,8 +39,8 @@ def load_weights(name, pretrained):
     """(weights by name, whether they need QuickGELU) for open_clip's tag or a local file.
 
     No weight tells which activation it was trained with. A tag knows. A file follows the name of
-    the architecture (`ViT-B-32-quickgelu` has it, `ViT-B-32` has not) unless it is OpenAI's: a
-    TorchScript archive, or one whose image projection holds float16 numbers only, as published."""
+    the architecture (`ViT-B-32-quickgelu` has it, `ViT-B-32` has not) unless it is OpenAI's, which
+    has the picture's size beside the weights, or float16 numbers only in its image projection."""
     name = name.replace('/', '-')
     quick_gelu = architecture(name).get('quick_gelu', False)
     tag = get_pretrained_cfg(name, str(pretrained))
@@ -55,9 +55,9 @@ def load_weights(name, pretrained):
     if path is None:
         raise FileNotFoundError(f'clip_pretrained={str(pretrained)!r} is neither a file on this '
                                 f'machine nor one of open_clip\'s tags for {name}: {tags}')
-    state, archive = read_weights(path)
+    state, openai = read_weights(path)
     projection = state.get('visual.proj', torch.tensor(torch.pi))
-    if quick_gelu or archive or torch.equal(projection.float(), projection.half().float()):
+    if quick_gelu or openai or torch.equal(projection.float(), projection.half().float()):
         return state, True
     warnings.warn(f'{path} is read with plain GELU, as {name} says. If its training began from '
                   f'OpenAI\'s weights, set clip: {name}-quickgelu', stacklevel=3)
@@ -65,10 +65,8 @@ def load_weights(name, pretrained):
 
 
 def find_weights(name, pretrained):
-    """The file of a tag, or a local file, if this machine has it, else None; asks no network.
-
-    A tag's file is looked for in ~/.cache/clip, as OpenAI's package keeps it, then in Hugging
-    Face's cache."""
+    """The file of a tag (in ~/.cache/clip, as OpenAI's package keeps it, or in Hugging Face's
+    cache), or a local file, if this machine has it, else None; asks no network."""
     tag = get_pretrained_cfg(name.replace('/', '-'), str(pretrained))
     if not tag:
         places = [pretrained]
@@ -101,10 +99,10 @@ def _download(name, pretrained, tag):
 
 
 def read_weights(path):
-    """(weights by name, whether the file is a TorchScript archive), all on the CPU.
+    """(weights by name, whether the file has OpenAI's marks) of a file that `read_torch` reads.
 
-    Takes what `runtime.files.read_torch` does, the weights bare or under `state_dict` as
-    open_clip's training leaves them. Whatever else a file holds raises ValueError with its name."""
+    The weights lie bare in it, or under `state_dict` as open_clip's training leaves them. Whatever
+    else it holds raises ValueError with its name."""
     state = read_torch(path, remedy='Is the download complete, and a .safetensors file, OpenAI\'s '
                                     '.pt archive, or a state_dict saved by torch?')
     if isinstance(state, dict):
@@ -117,7 +115,7 @@ def read_weights(path):
                          f'weights in open_clip\'s layout are in open_clip_model.safetensors '
                          f'of most such repositories, or in OpenAI\'s own .pt')
     weights = {k.removeprefix('module.'): v for k, v in state.items() if k not in NOT_WEIGHTS}
-    return weights, is_archive(path)
+    return weights, 'input_resolution' in state
 
 
 def misfits(wanted, state):

@@ -70,22 +70,22 @@ def one_line(error):
 def read_torch(path, map_location='cpu', remedy='Is it complete, and written by torch.save?'):
     """The tensors in a file and what lies beside them; nothing in the file is executed.
 
-    Takes what torch.save or safetensors wrote, or a TorchScript archive (whose state_dict is
-    returned), told apart by content and not by suffix. Beside tensors, plain Python values and
-    NumPy numbers are read. Any other type raises ValueError with its name, since a file can ask
-    for one that runs code; so does a damaged file, a pipe or a device (which could be waited for
-    forever). FileNotFoundError where nothing lies. remedy: the end of each message."""
-    if not Path(path).exists():
-        raise FileNotFoundError(f'{path}: no such file')
+    Takes what torch.save or safetensors wrote, or a TorchScript archive (of which it returns the
+    state_dict), told apart by content. Beside tensors, plain Python values and NumPy numbers are
+    read. Any other type raises ValueError with its name, since a file can ask for one that runs
+    code; so does a damaged file. FileNotFoundError where no regular file lies: a pipe could be
+    waited for forever. remedy: the end of each message."""
     if not Path(path).is_file():
-        raise ValueError(f'{path} is not a regular file. {remedy}')
+        raise FileNotFoundError(f'{path} is not a regular file. {remedy}')
     try:
-        if is_archive(path):
-            return _read_archive(path, map_location)
         with open(path, 'rb') as file:
-            safetensors = file.read(9)[8:] == b'{'  # eight bytes of length, then JSON
-        if safetensors:
+            head = file.read(9)
+        if head[8:] == b'{':  # eight bytes of length, then JSON
             return load_file(path, str(map_location))
+        if head.startswith(b'PK') and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(name.endswith('/constants.pkl') for name in archive.namelist()):
+                    return _read_torchscript(archive, map_location)
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
             return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # there is a class for each way in which a file can be damaged
@@ -98,22 +98,12 @@ def read_torch(path, map_location='cpu', remedy='Is it complete, and written by 
     raise ValueError(f'{path} cannot be read ({one_line(text)}). {remedy}')
 
 
-def is_archive(path):
-    """Whether a file is a TorchScript archive, which torch.load does not read."""
-    with open(path, 'rb') as file:
-        if file.read(4) != b'PK\3\4' or not zipfile.is_zipfile(path):
-            return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith('/constants.pkl') for name in archive.namelist())
-
-
-def _read_archive(path, map_location):
+def _read_torchscript(archive, map_location):
     """The state_dict of a TorchScript archive. Loading calls none of its code but `__setstate__`,
-    which could write files; an archive that has one is refused."""
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.filename.endswith('.py') and b'__setstate__' in archive.read(entry):
-                raise ValueError('it has a __setstate__')
+    which could write files: an archive that has one is refused."""
+    for entry in archive.infolist():
+        if entry.filename.endswith('.py') and b'__setstate__' in archive.read(entry):
+            raise ValueError('it has a __setstate__')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)  # torch asks authors for another format
-        return torch.jit.load(path, map_location=map_location).state_dict()
+        return torch.jit.load(archive.filename, map_location=map_location).state_dict()

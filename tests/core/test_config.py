@@ -1,6 +1,5 @@
 """Settings: what is not known, or cannot be, is said at once and by name."""
 import dataclasses
-import sys
 
 import pytest
 import yaml

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
@@ -16,10 +17,11 @@ import torch
 from open_clip import pretrained as tags
 from safetensors.torch import save_file
 
-from glscl import GLSCL, load_model, save_model, training, clip_weights as weights
+from glscl import GLSCL, evaluate, load_model, save_model, training
+from glscl import clip_weights as weights
 from glscl.config import Config
-from glscl.encoders import Clip, TemporalTransformer, build_clip, image_size, load_clip
 from glscl.data.tokens import tokenize
+from glscl.encoders import Clip, TemporalTransformer, build_clip, image_size, load_clip
 
 TINY = dict(embed_dim=64, vision_cfg=dict(image_size=32, layers=2, width=64, patch_size=16, head_width=32),
             text_cfg=dict(context_length=77, vocab_size=49408, width=64, heads=2, layers=2))
@@ -315,7 +317,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     with pytest.raises(FileNotFoundError, match='pipe.pt.*is neither a file'):
         load_clip('tiny', tmp_path / 'pipe.pt')
     for path in (tmp_path / 'pipe.pt', '/dev/zero'):
-        with pytest.raises(ValueError, match=f'{path} is not a regular file'):
+        with pytest.raises(FileNotFoundError, match=f'{path} is not a regular file'):
             weights.read_weights(path)
 
 
@@ -373,7 +375,7 @@ def test_a_frozen_clip_takes_no_gradient_and_stays_in_eval_mode_but_the_scale_le
 
 
 def test_a_frozen_clip_is_the_same_after_training(splits, config):
-    trainer = training.Trainer(config.replace(freeze_clip=True), splits['train'], splits['val'], None, 0, 'cpu', steps=2)
+    trainer = training.Trainer(GLSCL(config.replace(freeze_clip=True)), splits['train'], splits['val'], steps=2)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     trainer.run(log=None)
     moved = [k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])]
@@ -453,6 +455,7 @@ def test_a_full_model_trains_evaluates_saves_and_loads(name, words, frames, tmp_
     """Settings of MSR-VTT, of DiDeMo and ActivityNet, and a ViT-B/16: random pixels of 224, D = 512."""
     import pandas as pd
 
+    from glscl.data.frames import FrameStore
     from glscl.data.pairs import Pairs
     config = Config(clip=name, clip_pretrained=None, max_words=words, max_frames=frames, grad_checkpointing=frames == 64,
                     batch_size=2)
@@ -460,13 +463,16 @@ def test_a_full_model_trains_evaluates_saves_and_loads(name, words, frames, tmp_
     frame_mask = torch.ones(2, frames, dtype=torch.bool)
     frame_mask[1, frames // 2:] = False
     pixels = torch.randint(0, 256, (2, frames, 224, 224, 3), dtype=torch.uint8).numpy()
-    pairs = Pairs(pd.DataFrame(dict(video=[0, 1])), ids, words_mask, pixels, frame_mask, {})
-    trainer = training.Trainer(config, pairs, pairs, tmp_path, 0, 'cpu', steps=1)
+    counts = frame_mask.sum(1).tolist()
+    videos = [partial(np.asarray, video[:count]) for video, count in zip(pixels, counts)]
+    store = FrameStore([tmp_path / f'{v}.npy' for v in range(2)], videos, counts, pixels.shape[1:], np.uint8)
+    pairs = Pairs(pd.DataFrame(dict(video=[0, 1])), ids, words_mask, store, frame_mask, {})
+    trainer = training.Trainer(GLSCL(config), pairs, pairs, tmp_path, steps=1)
     before = trainer.model.clip.clip.visual.conv1.weight.detach().clone()
     losses = trainer.train_step()
     assert all(v == v for v in losses.values()) and not torch.equal(trainer.model.clip.clip.visual.conv1.weight, before)
-    S, metrics = training.evaluate(trainer.model, pairs)
+    S, metrics = evaluate(trainer.model, pairs)
     assert S.shape == (2, 2) and S.isfinite().all() and metrics['t2v']['R@5'] == 100
     save_model(trainer.model, tmp_path / 'model.safetensors')
     back = load_model(tmp_path / 'model.safetensors')
-    torch.testing.assert_close(training.evaluate(back, pairs)[0], S)
+    torch.testing.assert_close(evaluate(back, pairs)[0], S)

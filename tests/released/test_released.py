@@ -10,10 +10,10 @@ import reference
 import torch
 
 from glscl import GLSCL, global_similarity, local_similarity
-from glscl.released import weights as released
 from glscl.config import Config
 from glscl.encoders import Clip
 from glscl.losses import inter_consistency, intra_diversity
+from glscl.released import weights as released
 from glscl.released.optimizer import BertAdam, warmup_cosine_released
 
 CASES = ('case0_seqTransf_share11', 'case1_None_share00')
