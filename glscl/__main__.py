@@ -190,7 +190,7 @@ def scoring(threads: int = 2, repeats: int = 30, out: str = 'runs/bench/scoring.
         out: The JSON file for the numbers.
     """
     from .bench.scoring import scoring
-    scoring(out, repeats, threads)
+    scoring(out=out, repeats=repeats, threads=threads)
 
 
 @bench.command

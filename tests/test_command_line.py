@@ -96,7 +96,7 @@ CALLS = {
         'bench.data.data', {'videos': 'v', 'seconds': (1.0, 2.5), 'workers': None}),
     'bench search --videos 10 --shortlist': (
         'bench.search.search',
-        {'videos': (10,), 'approximate': True, 'folder': None, 'threads': None})}
+        {'videos': (10,), 'shortlist': True, 'folder': None, 'threads': None})}
 
 
 @pytest.mark.parametrize('line', CALLS)
