@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.sidedata.sidedata import SideDataContainer
 from PIL import Image, UnidentifiedImageError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -321,7 +322,9 @@ def upright(frame):
     In full size: swscale's bicubic is not the PIL one of the released transform (42 of 255 apart
     at most, 1.2 on average, on a film of 720 lines shrunk to 224)."""
     image = frame.to_ndarray(format='rgb24')
-    matrix = frame.side_data.get('DISPLAYMATRIX')
+    # not frame.side_data: that keeps the frame, and the threads of its conversion, until garbage
+    # is collected, perhaps in a process forked meanwhile, which then waits for them for ever
+    matrix = SideDataContainer(frame).get('DISPLAYMATRIX')
     if matrix is None:
         return image
     # a pixel at (x, y) is shown at (a x + c y, b x + d y), but for a shift

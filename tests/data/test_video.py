@@ -1,4 +1,5 @@
 """Which frames, in which pixels, of which containers, and the words for a file that is no video."""
+import gc
 import json
 import math
 import random
@@ -456,6 +457,19 @@ def test_a_file_that_is_no_video_is_named_with_a_remedy(film, tmp_path, kind, re
     with pytest.raises(VideoError, match='bad film'):
         frame_indices(path, reader=reader)
     assert capfd.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('name', ['one long group.mp4', 'b frames.avi'])
+def test_no_frame_outlives_its_reading(name, tmp_path):
+    """Else its threads do, and a process that is forked then hangs."""
+    path = encode(tmp_path / name, numbered(90), **FILES[name])
+    gc.collect()
+    gc.disable()
+    try:
+        read_frames(shown(path, 0, 1, -1, 0) if path.suffix == '.mp4' else path, size=32)
+        assert not [x for x in gc.get_objects() if type(x) is av.VideoFrame]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize('reader', ['auto', 'decord'])
