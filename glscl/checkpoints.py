@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from .clip_models import build_clip, small_clip_of
 from .config import SETTINGS, Config, data_path
-from .encoders import build_clip, small_clip_of
 from .model import GLSCL
 from .runtime.devices import machine
 from .runtime.files import atomic_write, one_line, read_torch

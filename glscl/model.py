@@ -4,10 +4,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .clip_models import load_clip
 from .config import Config, load_config
 from .data.batch import Items
 from .data.video import pixels
-from .encoders import TemporalLSTM, TemporalTransformer, load_clip
+from .encoders import TemporalLSTM, TemporalTransformer
 from .interaction import (
     LocalInteraction,
     global_similarity,

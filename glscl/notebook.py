@@ -3,10 +3,10 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checkpoints import load_model
 from .config import Config, cache_dir, load_config
 from .data.splits import load_split
 from .runtime.devices import machine, pick_device
-from .checkpoints import load_model
 
 # videos: how many of each split of `shapes` (None: all); settings: what changes in its recipe
 PROFILES = {

@@ -16,7 +16,7 @@ import torch
 
 from . import readers, shapes
 from ..config import cache_dir, data_path, load_config
-from ..encoders import SMALL, image_size
+from ..clip_models import SMALL, image_size
 from .readers.benchmarks import FILES
 from .readers.files import folder_of, locate
 from .video import VideoError, read_frames

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import cache_dir
-from ..encoders import image_size
+from ..clip_models import image_size
 from . import readers, shapes
 from .pairs import load_pairs
 

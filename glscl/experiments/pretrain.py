@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from ..data import shapes
 from ..data.tokens import tokenize
-from ..encoders import normalised, small_clip
+from ..clip_models import small_clip
+from ..encoders import normalised
 from ..losses import contrastive
 from ..runtime.devices import machine, pick_device, seed_everything
 from ..data.video import normalise, resize
