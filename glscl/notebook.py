@@ -16,17 +16,13 @@ from .data.splits import load_split
 from .runtime.devices import machine, pick_device
 from .runtime.files import atomic_write
 
-NOTEBOOKS = Path(__file__).parent.parent / 'notebooks'
+REPOSITORY_NOTEBOOKS = Path(__file__).parent.parent / 'notebooks'
 
 # videos: how many of each split of `shapes` (None: all); settings: what changes in its recipe
 PROFILES = {
-    # a smoke test
-    'tiny': {'videos': {'train': 64, 'val': 16, 'test': 24},
-             'settings': {'batch_size': 16, 'epochs': 0.5}},
-    # minutes on two cores
-    'small': {'videos': None, 'settings': {}},
-    # for a GPU
-    'large': {'videos': None, 'settings': {'batch_size': 128, 'epochs': 20}},
+    'tiny': dict(videos=dict(train=64, val=16, test=24), settings=dict(batch_size=16, epochs=0.5)),
+    'small': dict(videos=None, settings={}),  # minutes on two cores
+    'large': dict(videos=None, settings=dict(batch_size=128, epochs=20)),  # for a GPU
 }
 
 
@@ -48,7 +44,7 @@ class Lesson:
         return load_split(self.config, split, self.data_dir, captions, self.videos)
 
     def model(self):
-        """The GLSCL that 04_training left in run_dir; for `shapes` the shipped one if there is none.
+        """The GLSCL that 04_training left in run_dir; without one, for `shapes`, the shipped one.
 
         Raises FileNotFoundError for another data set that no model was trained on."""
         trained = self.run_dir / 'best.safetensors'
@@ -81,11 +77,10 @@ class Lesson:
 
 
 def given(names):
-    """The settings among a notebook's variables, whoever set them: its parameters cell or papermill.
+    """The settings among a notebook's variables, set by its parameters cell or by papermill.
 
-    names: globals() of the notebook. Returns a dict of fields of `Config`."""
-    fields = [field.name for field in dataclasses.fields(Config)]
-    return {name: names[name] for name in fields if name in names}
+    names: globals() of the notebook. Returns {field of `Config`: value}."""
+    return {f.name: names[f.name] for f in dataclasses.fields(Config) if f.name in names}
 
 
 def begin(profile='small', seed=0, device='auto', data_dir='', run_dir='', **settings):
@@ -110,7 +105,8 @@ def begin(profile='small', seed=0, device='auto', data_dir='', run_dir='', **set
     return Lesson(config, profile, chosen['videos'], seed, pick_device(device), data_dir, run_dir)
 
 
-def walkthrough(name=None, profile='small', notebooks=NOTEBOOKS, out='runs', parameters=None):
+def walkthrough(name=None, profile='small', notebooks=REPOSITORY_NOTEBOOKS, out='runs',
+                parameters=None):
     """Run the six notebooks in order; results and one HTML page land in OUT/NAME.
 
     name: of the run (by default the time); profile: one of PROFILES; notebooks: their folder;
@@ -119,14 +115,14 @@ def walkthrough(name=None, profile='small', notebooks=NOTEBOOKS, out='runs', par
     import papermill
     folder = Path(out).resolve() / (name or datetime.datetime.now().strftime('%Y%m%d-%H%M'))
     folder.mkdir(parents=True, exist_ok=True)
-    given = {'profile': profile, 'run_dir': str(folder / 'model'), **(parameters or {})}
+    chosen = {'profile': profile, 'run_dir': str(folder / 'model'), **(parameters or {})}
     paths = sorted(Path(notebooks).glob('0*.ipynb'))
     if not paths:
         raise SystemExit(f'no notebooks in {notebooks}: run this in a clone of the repository, '
                          f'or name their folder with --notebooks')
     for path in paths:
         known = papermill.inspect_notebook(path)
-        if strange := [parameter for parameter in given if parameter not in known]:
+        if strange := [parameter for parameter in chosen if parameter not in known]:
             raise SystemExit(f'{path.name} has no parameter {", ".join(strange)}; '
                              f'it has {", ".join(known)}')
     begun = time.time()
@@ -134,7 +130,7 @@ def walkthrough(name=None, profile='small', notebooks=NOTEBOOKS, out='runs', par
         print(f'[{i + 1}/{len(paths)}] {path.stem} …', end=' ', flush=True)
         start = time.time()
         try:
-            papermill.execute_notebook(path, folder / path.name, given, cwd=str(folder),
+            papermill.execute_notebook(path, folder / path.name, chosen, cwd=str(folder),
                                        kernel_name='python3', progress_bar=False,
                                        extra_arguments=['--log-level=50'])
         except papermill.PapermillExecutionError as error:

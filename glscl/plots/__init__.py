@@ -1,9 +1,8 @@
 """Every figure of the notebooks, in one style. A function draws; the notebook calls plt.show()."""
-from .data import caption_lengths, clip_transform, sampling
+from .data import caption_lengths, clip_transform, film_strips, found, gallery, sampling
 from .efficiency import cost_accuracy, figure_one, growth, shares, storage, timings
 from .evaluation import bootstrap, confusions, rank_histogram, recalls, similarity_blocks, twin_test
 from .experiments import curves, forest, methods, shapes_cost
-from .film import film_strips, found, gallery
 from .losses import concept_circles, concept_cosines, consistency_target, gradient_sizes, sharpness
 from .model import frame_weights, padding_drift, query_attention, similarity_parts, temperatures
 from .style import style

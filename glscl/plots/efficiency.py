@@ -1,9 +1,8 @@
 """Figures of 06: time, growth, storage, cost against accuracy."""
 import matplotlib.pyplot as plt
-import numpy as np
+import pandas as pd
 
-from .colours import BLUE, GREEN, GREY, INK, ORANGE, RED
-from .style import legend_below, mark, nothing_stored, rows
+from .style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend_below, mark, nothing_stored, rows
 
 # What a head does with a pair: colour -> (in words, which heads); any other is of the first kind.
 KINDS = {
@@ -27,42 +26,27 @@ def kinds_legend(figure, methods, *more):
     legend_below(figure, [*marks, *more])
 
 
-def name_points(ax, points, gap=10, size=8):
-    """A name beside each point, moved up or down until none covers another.
+def name_points(ax, points):
+    """A name beside each point, moved upwards until it covers no other.
 
     points: [(name, x, y, beside)]; the name stands to the right of the x `beside`, or to the left
-    of it if that is smaller than x. A thin line leads from a name that had to move to its point.
+    of it if that is smaller than x. A thin line leads from a name to its point if they are apart.
     Call it last: whatever is drawn later would move the points."""
     ax.figure.draw_without_rendering()  # only the layout tells what overlaps
-    points = sorted(points, key=lambda point: point[2])
-    unit = 72 / ax.figure.dpi  # lengths from here on in points of 1/72 inch
-    at = unit * ax.transData.transform([(x, y) for _, x, y, _ in points])  # [N, 2]
-    edge = unit * ax.transData.transform([(beside, y) for _, _, y, beside in points])[:, 0]
-    side = np.array([-1 if beside < x else 1 for _, x, _, beside in points])
-    start = edge + 9 * side
-    end = start + 0.6 * size * side * [len(name) for name, *_ in points]
-    height = _apart(at[:, 1], np.minimum(start, end), np.maximum(start, end), gap)
-    for i, (name, x, y, _) in enumerate(points):
-        right, up = start[i] - at[i, 0], height[i] - at[i, 1]
-        moved = abs(up) > 3 or abs(right) > 20
-        line = {'arrowstyle': '-', 'lw': 0.5, 'color': GREY, 'shrinkA': 0, 'shrinkB': 3}
-        ax.annotate(name, (x, y), (right, up), textcoords='offset points', fontsize=size,
-                    arrowprops=line if moved else None, ha='left' if right > 0 else 'right',
-                    va='center', color=INK if kind(name) == GREY else kind(name),
-                    bbox={'fc': 'white', 'ec': 'none', 'alpha': 0.7, 'pad': 0.3})
-
-
-def _apart(heights, left, right, gap):
-    """The heights of labels, lowest first, moved until those that share some width are `gap` apart."""
-    heights = heights.copy()
-    for _ in range(300):
-        for i in range(len(heights)):
-            for j in range(i):
-                missing = gap - (heights[i] - heights[j])
-                if missing > 0 and left[i] < right[j] and left[j] < right[i]:
-                    heights[i] += missing / 2
-                    heights[j] -= missing / 2
-    return heights
+    line = dict(arrowstyle='-', lw=0.5, color=GREY, shrinkA=0, shrinkB=3)
+    taken = []
+    for name, x, y, beside in sorted(points, key=lambda point: point[2]):
+        from_x, from_beside = ax.transData.transform([(x, y), (beside, y)])[:, 0]  # in pixels
+        right = 72 / ax.figure.dpi * (from_beside - from_x) + (8 if beside >= x else -8)
+        text = ax.annotate(name, (x, y), (right, 0), textcoords='offset points', fontsize=8,
+                           color=INK if kind(name) == GREY else kind(name), va='center',
+                           ha='left' if beside >= x else 'right',
+                           bbox=dict(fc='white', ec='none', alpha=0.7, pad=0.3))
+        while any(text.get_window_extent().overlaps(other) for other in taken):
+            text.xyann = right, text.xyann[1] + 1
+        taken.append(text.get_window_extent())
+        if abs(right) > 20 or text.xyann[1] > 3:
+            ax.annotate('', (x, y), text.xyann, textcoords='offset points', arrowprops=line)
 
 
 def timings(times, pairs):
@@ -70,7 +54,7 @@ def timings(times, pairs):
 
     times: {title: {way: (median, fastest, slowest)}}"""
     _, axes = plt.subplots(1, len(times), figsize=(9, 2.1), sharex=True, sharey=True)
-    for ax, (title, ways) in zip(axes, times.items(), strict=True):
+    for ax, (title, ways) in zip(axes, times.items()):
         for row, (median, fastest, slowest) in enumerate(ways.values()):
             ax.plot([fastest, slowest], [row, row], color=INK, lw=2)
             ax.plot(median, row, 'o', color=(RED, ORANGE, BLUE)[row], ms=8)
@@ -87,49 +71,41 @@ def growth(counted, measured, encode):
     counted: {method: (numbers of videos, multiply-adds)}; measured: {method: [(videos, ms,
     whether extrapolated)]}; encode: multiply-adds of encoding the query itself. The heads of one
     vector share a name."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.6))
+    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.6))
     kinds_legend(figure, counted, mark(INK, 'extrapolated', hollow=True, line=':'))
-    counted_ends, measured_ends = [], []
-    for method, (V, macs) in counted.items():
-        left.loglog(V, macs, color=kind(method), lw=1.5)
-        counted_ends.append((method, V[-1], macs[-1]))
-    left.plot(V, [encode] * len(V), ':', color=INK, lw=1)
-    counted_ends.append(('encoding the query', V[-1], encode))
-    for method, points in measured.items():
-        V, ms, extrapolated = zip(*sorted(points), strict=True)
-        real = extrapolated.count(False)  # these come first
-        right.loglog(V, ms, 'o:', color=kind(method), mfc='white', lw=1.2, ms=4)
-        right.loglog(V[:real], ms[:real], 'o-', color=kind(method), lw=1.2, ms=3)
-        measured_ends.append((method, V[-1], ms[-1]))
-    _name_ends(left, counted_ends, counted)
-    _name_ends(right, measured_ends, counted)
-    left.set_title('counted: multiply-adds of one query')
-    right.set_title('measured: ms of one query')
-
-
-def _name_ends(ax, ends, counted):
-    """Names at the right ends (name, x, y) of lines; of equally cheap methods one name for all."""
     cheapest = min(macs for _, macs in counted.values())
-    first, *others = [method for method, (_, macs) in counted.items() if macs == cheapest]
-    shared = f'one vector ({1 + len(others)} heads)'
-    most = max(V for _, V, _ in ends)
-    ax.set(xlabel='videos in the gallery, V', xlim=(None, 300 * most))
-    ax.set_xticks([10 ** k for k in range(9) if ax.get_xlim()[0] < 10 ** k <= most])
-    name_points(ax, [(shared if method == first else method, x, y, most)
-                     for method, x, y in ends if method not in others])
+    alike = [method for method, (_, macs) in counted.items() if macs == cheapest]
+    names = {method: method for method in ('encoding the query', *counted)}
+    names[alike[0]] = f'one vector ({len(alike)} heads)'
+    for method in alike[1:]:
+        del names[method]
+    ends = [], []  # of the lines: (method, x, y)
+    for method, (V, macs) in counted.items():
+        axes[0].loglog(V, macs, color=kind(method), lw=1.5)
+        ends[0].append((method, V[-1], macs[-1]))
+    axes[0].plot(V, [encode] * len(V), ':', color=INK, lw=1)
+    ends[0].append(('encoding the query', V[-1], encode))
+    for method, points in measured.items():
+        V, ms, extrapolated = zip(*sorted(points))
+        real = extrapolated.count(False)  # these come first
+        axes[1].loglog(V, ms, 'o:', color=kind(method), mfc='white', lw=1.2, ms=4)
+        axes[1].loglog(V[:real], ms[:real], 'o-', color=kind(method), lw=1.2, ms=3)
+        ends[1].append((method, V[-1], ms[-1]))
+    for ax, title, points in zip(axes, ('counted: multiply-adds', 'measured: ms'), ends):
+        most = max(V for _, V, _ in points)
+        ax.set(title=f'{title} of one query', xlabel='videos in the gallery, V')
+        ax.set_xlim(right=300 * most)
+        ax.set_xticks([10 ** k for k in range(9) if ax.get_xlim()[0] < 10 ** k <= most])
+        name_points(ax, [(names[method], x, y, most) for method, x, y in points if method in names])
 
 
 def shares(parts):
     """The parts of a whole as one bar. parts: {name: multiply-adds}"""
-    _, ax = plt.subplots(figsize=(8, 1.5))
-    left, whole = 0, sum(parts.values())
-    for (name, amount), colour in zip(parts.items(), (RED, ORANGE, BLUE), strict=True):
-        percent = 100 * amount / whole
-        ax.barh(0, percent, left=left, color=colour, label=f'{name}: {percent:.1f} %')
-        left += percent
+    percent = 100 * pd.Series(parts) / sum(parts.values())
+    percent.index = [f'{name}: {share:.1f} %' for name, share in percent.items()]
+    ax = percent.to_frame().T.plot.barh(stacked=True, figsize=(8, 1.5), color=[RED, ORANGE, BLUE])
     ax.set(yticks=[], xlim=(0, 100), xlabel='multiply-adds of the released evaluation, %')
     ax.legend(ncols=3, loc='lower center', bbox_to_anchor=(0.5, 1))
-    ax.grid(False)
 
 
 def storage(amounts):
@@ -147,7 +123,7 @@ def storage(amounts):
 def published_points(ax, methods, cost, accuracy, on_the_left=()):
     """R@1 on MSR-VTT against cost, as dots with their names."""
     points = []
-    for method, x, y in zip(methods, cost, accuracy, strict=True):
+    for method, x, y in zip(methods, cost, accuracy):
         ax.plot(x, y, 'o', color=kind(method), ms=7 if method == 'GLSCL' else 5)
         points.append((method, x, y, x / 1.01 if method in on_the_left else x))
     ax.set(xscale='log', xlabel='G multiply-adds, 1000 × 1000', xlim=(0.3, 8000))
@@ -164,7 +140,7 @@ def cost_accuracy(methods, published, accuracy, counted, gram):
     kinds_legend(figure, methods, mark(INK, 'in Gram form', hollow=True, line=':'))
     left.set(title='R@1 published, cost published', ylabel='R@1, MSR-VTT 1k-A')
     right.set_title('R@1 published, cost counted here')
-    for method, y, x, less in zip(methods, accuracy, counted, gram, strict=True):
+    for method, y, x, less in zip(methods, accuracy, counted, gram):
         if less != x:
             right.plot([x, less], [y, y], 'o:', mfc='white', color=kind(method), lw=1, ms=5)
     published_points(left, methods, published, accuracy)
@@ -176,21 +152,20 @@ def figure_one(methods, published, accuracy, cost, recall):
 
     methods, published, accuracy: as in `cost_accuracy`; recall: {method: dict(mean, low, high)}
     against cost: {method: multiply-adds of a pair}. Heads of equal cost stand side by side."""
-    figure, (left, ax) = plt.subplots(1, 2, figsize=(12, 5), width_ratios=(1, 1.6))
+    figure, (paper, here) = plt.subplots(1, 2, figsize=(12, 5), width_ratios=(1, 1.6))
     kinds_legend(figure, [*methods, *recall])
-    left.set(title='as published: MSR-VTT, published cost', ylabel='R@1, MSR-VTT 1k-A')
-    published_points(left, methods, published, accuracy)
+    paper.set(title='as published: MSR-VTT, published cost', ylabel='R@1, MSR-VTT 1k-A')
+    published_points(paper, methods, published, accuracy)
     points = []
     for method, r in recall.items():
         equal = [other for other in recall if cost[other] == cost[method]]
         x = cost[method] * 1.15 ** equal.index(method)
-        ax.plot([x, x], [r['low'], r['high']], color=kind(method), lw=1)
-        ax.plot(x, r['mean'], 'o', color=kind(method), ms=7 if method == 'GLSCL' else 5)
+        here.plot([x, x], [r['low'], r['high']], color=kind(method), lw=1)
+        here.plot(x, r['mean'], 'o', color=kind(method), ms=7 if method == 'GLSCL' else 5)
         on_the_left = len(equal) > 1 or cost[method] == max(cost.values())
         points.append((method, x, r['mean'], 0.99 * cost[method] if on_the_left else x))
-    ax.set(title='as measured here: shapes, counted cost', xscale='log', ylabel='R@1, shapes, %',
-           xlabel='multiply-adds a pair, D = 128', xlim=(2, 4 * max(cost.values())))
-    if recall:
-        name_points(ax, points)
-    else:
-        nothing_stored(ax)
+    here.set(title='as measured here: shapes, counted cost', xscale='log', ylabel='R@1, shapes, %',
+             xlabel='multiply-adds a pair, D = 128', xlim=(2, 4 * max(cost.values())))
+    name_points(here, points)
+    if not recall:
+        nothing_stored(here)

@@ -1,9 +1,9 @@
 """Figures of 04 and 05: recalls, ranks, errors."""
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
-from .colours import BLUE, GREEN, GREY, INK, MARKS, ORANGE, RED, SERIES
-from .style import error_lengths, heat_map, legend_right
+from .style import BLUE, GREEN, GREY, INK, MARKS, ORANGE, RED, SERIES, heat_map, legend_right
 
 
 def recalls(panels, chance=None):
@@ -11,20 +11,20 @@ def recalls(panels, chance=None):
 
     panels: {title: {label: summary of `metrics`}}, with the same labels in every panel;
     chance: R@1 of guessing, in percent"""
-    at, recalls_at = np.arange(3), (1, 5, 10)
+    at, ks = np.arange(3), (1, 5, 10)
     _, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels) + 1.5, 2.8), sharey=True,
                            squeeze=False)
-    for ax, (title, groups) in zip(axes[0], panels.items(), strict=True):
+    for ax, (title, groups) in zip(axes[0], panels.items()):
         for i, (label, summary) in enumerate(groups.items()):
-            value = [summary[f'R@{k}'] for k in recalls_at]
-            low, high = np.transpose([summary[f'R@{k} interval'] for k in recalls_at])
-            ax.errorbar(at + 0.18 * (i - (len(groups) - 1) / 2), value, error_lengths(value, low, high),
-                        fmt=MARKS[i], color=SERIES[i], ms=6, capsize=3, label=label)
+            value = [summary[f'R@{k}'] for k in ks]
+            ends = np.transpose([summary[f'R@{k} interval'] for k in ks])  # [2, 3]
+            x = at + 0.18 * (i - (len(groups) - 1) / 2)
+            ax.errorbar(x, value, np.abs(ends - value), fmt=MARKS[i], color=SERIES[i], capsize=3,
+                        label=label)
         if chance:
-            levels = [chance * k for k in recalls_at]
-            ax.hlines(levels, at - 0.35, at + 0.35, color=INK, lw=1, ls=':', label='guessing')
+            ax.hlines([chance * k for k in ks], at - 0.35, at + 0.35, INK, ':', 'guessing', lw=1)
         ax.set(title=title, xlim=(-0.5, 2.5), ylim=(-2, 102))
-        ax.set_xticks(at, [f'R@{k}' for k in recalls_at])
+        ax.set_xticks(at, [f'R@{k}' for k in ks])
         ax.grid(False, axis='x')
     axes[0, 0].set_ylabel('queries answered, %')
     legend_right(axes[0, -1])
@@ -37,9 +37,9 @@ def bootstrap(rank):
     hit = 100.0 * (np.asarray(rank) <= 1)
     draws = np.random.default_rng(0).integers(len(hit), size=(1000, len(hit)))
     values = hit[draws].mean(1)
+    low, high = np.percentile(values, [2.5, 97.5])
     _, ax = plt.subplots(figsize=(5.2, 2.4))
-    ax.axvspan(*np.percentile(values, [2.5, 97.5]), color=BLUE, alpha=0.15,
-               label='middle 95 %: the interval')
+    ax.axvspan(low, high, color=BLUE, alpha=0.15, label='middle 95 %: the interval')
     ax.hist(values, bins=25, color=BLUE, alpha=0.8)
     ax.axvline(hit.mean(), color=ORANGE, lw=2, label='R@1 of the queries themselves')
     ax.set(xlabel=f'R@1 of a resampled set of {len(hit)} queries, %', ylabel='resamples')
@@ -52,7 +52,7 @@ def rank_histogram(rank, V):
     edges = [edge for edge in (1, 2, 3, 6, 11, 21, 51, 101, 201, 501) if edge <= V] + [V + 1]
     counts = np.histogram(np.floor(rank), edges)[0]
     names = [str(low) if high == low + 1 else f'{low}–{high - 1}'
-             for low, high in zip(edges, edges[1:], strict=False)]
+             for low, high in zip(edges, edges[1:])]
     _, ax = plt.subplots(figsize=(7, 2.4))
     bars = ax.bar(names, 100 * counts / len(rank), color=[GREEN] + [GREY] * (len(counts) - 1))
     ax.bar_label(bars, [str(n) for n in counts], fontsize=8, color=INK)
@@ -65,20 +65,17 @@ def similarity_blocks(S, groups):
     """A square of the similarity matrix, captions against their videos, sorted by a group.
 
     S: [n, n]; groups: the name of each row's group, equal ones in a row"""
-    figure, ax = plt.subplots(figsize=(4.6, 3.8))
-    image = heat_map(ax, S, aspect='equal', cmap=plt.get_cmap('viridis', 16))
+    _, ax = plt.subplots(figsize=(4.6, 3.8))
+    heat_map(ax, S, cmap=plt.get_cmap('viridis', 16), square=True,
+             cbar_kws=dict(label='S[t, v]', shrink=0.8))
     starts = [i for i in range(len(groups)) if i == 0 or groups[i] != groups[i - 1]]
-    for start in starts[1:]:
-        ax.axhline(start - 0.5, color='white', lw=0.8)
-        ax.axvline(start - 0.5, color='white', lw=0.8)
-    ends = [*starts[1:], len(groups)]
-    middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
-    names = [groups[i] for i in starts]
+    ax.hlines(starts, 0, len(groups), 'white', lw=0.8)
+    ax.vlines(starts, 0, len(groups), 'white', lw=0.8)
+    names, middles = [groups[i] for i in starts], np.add(starts, [*starts[1:], len(groups)]) / 2
     ax.set_xticks(middles, names, rotation=60, ha='right', fontsize=8)
     ax.set_yticks(middles, names, fontsize=8)
     ax.set_xlabel('their videos, in the same order')
     ax.set_ylabel('captions, by the first colour they name')
-    figure.colorbar(image, label='S[t, v]', shrink=0.8)
 
 
 def confusions(wrong, stated, wrong_else, stated_else):
@@ -87,14 +84,11 @@ def confusions(wrong, stated, wrong_else, stated_else):
     wrong, stated: {kind: claims not met, claims made} of videos wrongly ranked first;
     wrong_else, stated_else: the same of other videos"""
     kinds = ('colour', 'shape', 'count', 'size', 'motion', 'place', 'background', 'order')
-    at = np.arange(len(kinds))
-    first = [100 * wrong[k] / max(1, stated[k]) for k in kinds]
-    other = [100 * wrong_else[k] / max(1, stated_else[k]) for k in kinds]
-    _, ax = plt.subplots(figsize=(6.6, 2.5))
-    bars = ax.bar(at - 0.2, first, 0.38, color=RED, label='videos wrongly ranked first')
-    ax.bar(at + 0.2, other, 0.38, color=GREY, label='other videos, for comparison')
-    ax.bar_label(bars, [f'{wrong[k]}/{stated[k]}' for k in kinds], fontsize=7, color=INK)
-    ax.set_xticks(at, kinds)
+    shares = pd.DataFrame({
+        'videos wrongly ranked first': [100 * wrong[k] / max(1, stated[k]) for k in kinds],
+        'other videos': [100 * wrong_else[k] / max(1, stated_else[k]) for k in kinds]}, kinds)
+    ax = shares.plot.bar(figsize=(6.6, 2.5), rot=0, width=0.8, color=[RED, GREY])
+    ax.bar_label(ax.containers[0], [f'{wrong[k]}/{stated[k]}' for k in kinds], fontsize=7)
     ax.set_ylabel('claims not met, %')
     ax.grid(False, axis='x')
     ax.legend(ncols=2, loc='lower right', bbox_to_anchor=(1, 1))
@@ -106,11 +100,10 @@ def twin_test(right):
     right: for each caption the share of its twins that it beats, 0 to 1"""
     _, ax = plt.subplots(figsize=(6, 1.4))
     if len(right):
-        percent = 100 * np.asarray(right, float)
         draws = np.random.default_rng(0).integers(len(right), size=(1000, len(right)))
-        low, high = np.percentile(percent[draws].mean(1), [2.5, 97.5])
-        errors = error_lengths([percent.mean()], [low], [high])
-        ax.errorbar(percent.mean(), 0, xerr=errors, fmt='o', color=BLUE, capsize=4)
+        percent = 100 * np.asarray(right, float)
+        ax.hlines(0, *np.percentile(percent[draws].mean(1), [2.5, 97.5]), color=BLUE)
+        ax.plot(percent.mean(), 0, 'o', color=BLUE)
     ax.axvline(50, color=GREY, ls=':')
     ax.text(50, 0.65, ' guessing', color=INK, fontsize=8)
     ax.set(xlim=(0, 100), ylim=(-1, 1), yticks=[],

@@ -2,8 +2,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .colours import BLUE, GREEN, GREY, INK, ORANGE, RED
-from .style import error_lengths, legend_below, legend_right, mark, nothing_stored, rows
+from .style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend_below, mark, nothing_stored, rows
 
 METHODS = ((GREY, 'o'), (ORANGE, '^'), (BLUE, 's'))  # mean pooling, global only, GLSCL
 
@@ -14,14 +13,14 @@ def _recall(runs, method, captions):
 
 
 def methods(runs, names, captions):
-    """Every seed of every method as a mark, the mean as a stroke; a panel a kind of caption.
+    """Every seed of every method as a dot, the mean as a stroke; a panel a kind of caption.
 
     runs: those of data/results/methods.json; names: the methods; captions: the kinds"""
     _, axes = plt.subplots(1, len(captions), figsize=(9, 2.3), sharex=True, sharey=True)
-    for ax, kind in zip(axes, captions, strict=True):
-        for row, (name, (colour, symbol)) in enumerate(zip(names, METHODS, strict=True)):
+    for ax, kind in zip(axes, captions):
+        for row, (name, (colour, _)) in enumerate(zip(names, METHODS)):
             values = _recall(runs, name, kind)
-            ax.plot(values, [row] * len(values), symbol, color=colour, alpha=0.8, ms=6)
+            ax.plot(values, [row] * len(values), 'o', color=colour, alpha=0.8)
             ax.plot(np.mean(values), row, '|', color=INK, ms=20, mew=2)
         rows(ax, names)
         ax.set(title=f'captions: {kind}', xlabel='R@1, %')
@@ -32,14 +31,14 @@ def shapes_cost(runs, cost):
     """R@1 on `shapes` of every seed against the multiply-adds a pair.
 
     runs: those of data/results/methods.json; cost: {method: multiply-adds}"""
-    _, ax = plt.subplots(figsize=(5.5, 2.8))
-    for (name, each), (colour, symbol) in zip(cost.items(), METHODS, strict=True):
+    _, ax = plt.subplots(figsize=(4.5, 2.8))
+    for (name, each), (colour, symbol) in zip(cost.items(), METHODS):
         values = _recall(runs, name, 'one')
         ax.plot([each] * len(values), values, symbol, color=colour, alpha=0.8, label=name)
     ax.set(xscale='log', xlabel='multiply-adds a pair, counted', ylabel='R@1 on shapes, %',
            xlim=(60, 10000))
     ax.margins(y=0.25)
-    legend_right(ax)
+    ax.legend(loc='upper left')
     if not runs:
         nothing_stored(ax)
 
@@ -67,10 +66,9 @@ def forest(found, baseline='full', within=12):
     ax.set_yticks(ticks, list(found.index), fontsize=8)
     ax.set(ylim=(row - 0.4, -0.6), xlabel=f'R@1 text to video, points above or below {baseline}')
     ax.grid(False, axis='y')
-    legend_below(figure, [mark(GREEN, 'higher'), mark(RED, 'lower'),
-                          mark(GREY, 'not significant', hollow=True),
+    legend_below(figure, [mark(GREEN, 'higher'), mark(GREY, 'not significant', hollow=True),
+                          mark(INK, 'only before it', hollow=True), mark(RED, 'lower'),
                           mark(INK, "also after Holm's correction"),
-                          mark(INK, 'only before it', hollow=True),
                           mark(INK, f'more than {within} points off', '<')])
     if not ticks:
         nothing_stored(ax)
@@ -93,10 +91,11 @@ def curves(lines):
 
     lines: {label: [(value, dict(mean, low, high))]}, as `ablations.curve` returns them"""
     _, axes = plt.subplots(1, len(lines), figsize=(10, 2.3), sharey=True, squeeze=False)
-    for ax, (label, points) in zip(axes[0], lines.items(), strict=True):
+    for ax, (label, points) in zip(axes[0], lines.items()):
         at = np.arange(len(points))
         mean, low, high = ([recall[key] for _, recall in points] for key in ('mean', 'low', 'high'))
-        ax.errorbar(at, mean, error_lengths(mean, low, high), fmt='o-', color=BLUE, ms=4, capsize=3)
+        ends = np.abs(np.subtract([low, high], mean))
+        ax.errorbar(at, mean, ends, fmt='o-', color=BLUE, ms=4, capsize=3)
         ax.set(xlabel=label, xticks=at, xticklabels=[f'{value:g}' for value, _ in points])
         ax.margins(x=0.12)
         if not points:

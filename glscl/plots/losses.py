@@ -1,10 +1,10 @@
 """Figures of 03: what pulls and pushes."""
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 
-from .colours import BLUE, GREY, ORANGE
-from .style import heat_map, legend_below, lines, mark
+from .style import BLUE, GREY, ORANGE, heat_map, legend_below, lines, mark
 
 
 def sharpness(scores, scales, curve, clamp):
@@ -13,15 +13,12 @@ def sharpness(scores, scales, curve, clamp):
     scores: tensor [V], the best first; scales: a few to compare; curve: tensor of the scales
     that the loss is drawn over; clamp: the largest that training allows"""
     _, (left, right) = plt.subplots(1, 2, figsize=(7.8, 2.3))
-    shades, width = sns.color_palette('Blues', len(scales) + 1)[1:], 0.8 / len(scales)
-    for i, s in enumerate(scales):
-        at = np.arange(len(scores)) + (i - (len(scales) - 1) / 2) * width
-        left.bar(at, (scores * s).softmax(0), width, color=shades[i], label=f's = {s}')
-    left.set_xticks(range(len(scores)), [f'{score:.2f}' for score in scores.tolist()])
-    left.set(xlabel='score of the video', ylabel='probability')
+    table = pd.DataFrame({f's = {s}': (scores * s).softmax(0) for s in scales})
+    table.index = [f'{score:.2f}' for score in scores.tolist()]
+    table.plot.bar(ax=left, rot=0, width=0.8, xlabel='score of the video', ylabel='probability',
+                   color=sns.color_palette('Blues', len(scales) + 1)[1:])
     left.grid(False, axis='x')
-    left.legend()
-    loss = -(scores[:, None] * curve).log_softmax(0)  # [V, scales]; row v: if video v is the right one
+    loss = -(scores[:, None] * curve).log_softmax(0)  # [V, scales], row v: video v is the right one
     lines(right, curve, {'own video scores best': loss[0], 'own video scores second': loss[1]},
           xlabel='scale s', ylabel='loss of this row')
     right.axvline(clamp, color=GREY, lw=1)
@@ -33,9 +30,10 @@ def consistency_target(sizes, rest, target, num_queries):
 
     sizes: batch sizes; rest: {('here' or 'released', batch size): measured cosine}"""
     B = np.array(sizes, float)
+    released = np.minimum(1, target * num_queries / B)
     _, ax = plt.subplots(figsize=(6, 2.8))
     lines(ax, B, {'here: the target itself': np.full(len(B), target),
-                  'released code: target · Q / B, at most 1': np.minimum(1, target * num_queries / B)},
+                  'released code: target · Q / B, at most 1': released},
           xlabel='batch size B', ylabel='mean cosine at rest', ylim=(0, 1.08))
     ax.plot(B, [rest['here', b] for b in sizes], 'o', color=BLUE, ms=6)
     ax.plot(B, [rest['released', b] for b in sizes], 's', color=ORANGE, ms=6)
@@ -49,20 +47,16 @@ def gradient_sizes(tables):
     tables: {title: {(loss, part): length}}"""
     parts = ['text tower', 'image tower', 'temporal', 'queries', 'decoder', 'scale']
     _, axes = plt.subplots(1, len(tables), figsize=(5 * len(tables), 2.3), sharey=True)
-    for ax, (title, table) in zip(axes, tables.items(), strict=True):
+    for ax, (title, table) in zip(axes, tables.items()):
         losses = list(dict.fromkeys(loss for loss, _ in table))
         sizes = np.array([[table[loss, part] for part in parts] for loss in losses])
-        powers = np.where(sizes > 0, np.log10(np.maximum(sizes, 1e-12)), np.nan)
-        numbers = [[_short(size) for size in row] for row in sizes]
-        heat_map(ax, powers, numbers, dark=-0.5, cmap='Blues', vmin=-8, vmax=3)
-        ax.set_xticks(range(len(parts)), [part.replace(' ', '\n') for part in parts], fontsize=8)
-        ax.set_yticks(range(len(losses)), losses, fontsize=8)
+        numbers = [[f'{size:.0e}'.replace('e-0', 'e-').replace('e+0', 'e+') if size else '–'
+                    for size in row] for row in sizes]
+        heat_map(ax, np.log10(np.maximum(sizes, 1e-8)), vmin=-8, vmax=3, cmap='Blues', cbar=False,
+                 annot=numbers, fmt='', annot_kws=dict(fontsize=8), yticklabels=losses)
+        ax.set_xticklabels([part.replace(' ', '\n') for part in parts], fontsize=8, rotation=0)
+        ax.tick_params(axis='y', labelsize=8)
         ax.set_title(title)
-
-
-def _short(size):
-    """0.00213 as 2e-3, exactly 0 as a dash."""
-    return f'{size:.0e}'.replace('e-0', 'e-').replace('e+0', 'e+') if size else '–'
 
 
 def concept_circles(states):
@@ -71,7 +65,7 @@ def concept_circles(states):
     states: {title: (concepts of videos [B, Q, 2], of texts [B, Q, 2])}"""
     B = len(next(iter(states.values()))[0])
     figure, axes = plt.subplots(B, len(states), figsize=(1.65 * len(states), 1.65 * B + 0.4))
-    for column, (title, (videos, texts)) in zip(axes.T, states.items(), strict=True):
+    for column, (title, (videos, texts)) in zip(axes.T, states.items()):
         column[0].set_title(title, loc='center')
         for b, ax in enumerate(column):
             ax.add_patch(plt.Circle((0, 0), 1, fill=False, color='#dddddd'))
@@ -87,10 +81,10 @@ def concept_circles(states):
 
 def _arrows(ax, points, colour, names_at, width):
     """Arrows from the origin to each of the points [Q, 2], with its number."""
+    arrow = dict(arrowstyle='-|>', color=colour, lw=width, mutation_scale=6 + 2 * width,
+                 shrinkA=0, shrinkB=0)
     for q, (x, y) in enumerate(np.asarray(points)):
-        ax.annotate('', (x, y), (0, 0), arrowprops={
-            'arrowstyle': '-|>', 'color': colour, 'lw': width, 'mutation_scale': 6 + 2 * width,
-            'shrinkA': 0, 'shrinkB': 0})
+        ax.annotate('', (x, y), (0, 0), arrowprops=arrow)
         ax.text(names_at * x, names_at * y, q, color=colour, fontsize=7, ha='center', va='center')
 
 
@@ -98,12 +92,12 @@ def concept_cosines(matrices):
     """Mean cosines between concepts on one scale, and their range off the diagonal.
 
     matrices: {title: [Q, Q]}"""
-    figure, axes = plt.subplots(1, len(matrices), figsize=(2.3 * len(matrices) + 0.6, 2.4))
-    for ax, (title, M) in zip(axes, matrices.items(), strict=True):
-        M = np.asarray(M)
-        image = heat_map(ax, M, aspect='equal', cmap='RdBu_r', vmin=-1, vmax=1)
+    _, axes = plt.subplots(1, len(matrices), figsize=(2.4 * len(matrices) + 0.8, 2.4), sharey=True)
+    for ax, (title, M) in zip(axes, matrices.items()):
+        M, last = np.asarray(M), ax is axes[-1]
         others = M[~np.eye(len(M), dtype=bool)]
+        heat_map(ax, M, cmap='RdBu_r', vmin=-1, vmax=1, square=True, cbar=last,
+                 cbar_kws=dict(label='mean cosine') if last else None)
         ax.set_title(f'{title}\n$i ≠ j$: {others.min():.2f} to {others.max():.2f}', fontsize=9)
-        ax.set(xticks=range(len(M)), yticks=range(len(M)), xlabel='concept j')
+        ax.set_xlabel('concept j')
     axes[0].set_ylabel('concept i')
-    figure.colorbar(image, ax=axes[-1], label='mean cosine')

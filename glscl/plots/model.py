@@ -2,9 +2,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .colours import BLUE, GREY, ORANGE
-from .film import film_strip
-from .style import heat_map, lines
+from .data import film_strip
+from .style import BLUE, GREY, ORANGE, heat_map, lines
 
 
 def frame_weights(frames, weights, captions, scene):
@@ -28,12 +27,12 @@ def frame_weights(frames, weights, captions, scene):
 
 def temperatures(weights, taus):
     """One caption's weights over the frames, a row a temperature. weights: [n, F]; taus: n"""
+    _, ax = plt.subplots(figsize=(0.6 * weights.shape[1] + 1.2, 2.3))
     numbers = [['1' if a >= 0.995 else f'{a:.2f}'.lstrip('0') for a in row] for row in weights]
-    figure, ax = plt.subplots(figsize=(0.6 * weights.shape[1] + 1.2, 2.3))
-    image = heat_map(ax, weights, numbers, cmap='Blues', vmin=0, vmax=1)
-    ax.set_yticks(range(len(taus)), [f'{tau:,.2f}'.rstrip('0').rstrip('.') for tau in taus])
-    ax.set(xticks=range(weights.shape[1]), xlabel='frame f', ylabel=r'temperature $\tau$')
-    figure.colorbar(image, ax=ax, label='weight', pad=0.01)
+    names = [f'{tau:,.2f}'.rstrip('0').rstrip('.') for tau in taus]
+    heat_map(ax, weights, vmin=0, vmax=1, cmap='Blues', annot=numbers, fmt='', yticklabels=names,
+             annot_kws=dict(fontsize=7.5), cbar_kws=dict(label='weight', pad=0.01))
+    ax.set(xlabel='frame f', ylabel=r'temperature $\tau$')
 
 
 def padding_drift(positions, ours, released):
@@ -50,17 +49,15 @@ def query_attention(frames, to_frames, words, to_words):
 
     frames: uint8 [F, S, S, 3]; to_frames: attention [Q, F]; words: L strings; to_words: [Q, L]"""
     F, L = len(frames), len(words)
-    figure, axes = plt.subplots(2, 2, figsize=(0.46 * (F + L) + 1.6, 3.4),
-                                height_ratios=[0.6, 2.6], width_ratios=[F, L])
+    _, axes = plt.subplots(2, 2, figsize=(0.46 * (F + L) + 1.6, 3.4), height_ratios=[0.6, 2.6],
+                           width_ratios=[F, L])
     film_strip(axes[0, 0], frames, aspect='auto')
     axes[0, 1].axis('off')
-    most = max(float(to_frames.max()), float(to_words.max()))
-    for ax, attention in zip(axes[1], (to_frames, to_words), strict=True):
-        image = heat_map(ax, attention, cmap='Blues', vmin=0, vmax=most)
-        ax.set_yticks(range(len(attention)))
-    axes[1, 0].set(xticks=range(F), xlabel='frame f', ylabel='query q')
-    axes[1, 1].set_xticks(range(L), words, rotation=45, ha='right', rotation_mode='anchor')
-    figure.colorbar(image, ax=axes[1, 1], label='attention', pad=0.02)
+    scale = dict(cmap='Blues', vmin=0, vmax=max(float(to_frames.max()), float(to_words.max())))
+    heat_map(axes[1, 0], to_frames, **scale, cbar=False)
+    heat_map(axes[1, 1], to_words, **scale, cbar_kws=dict(label='attention', pad=0.02))
+    axes[1, 0].set(xlabel='frame f', ylabel='query q')
+    axes[1, 1].set_xticklabels(words, rotation=45, ha='right', rotation_mode='anchor')
 
 
 def similarity_parts(parts):
@@ -68,10 +65,11 @@ def similarity_parts(parts):
 
     parts: {title: S [T, V]}, caption t of video t. Blue: the right video; orange: another"""
     _, axes = plt.subplots(1, len(parts), figsize=(3.5 * len(parts), 3.5), sharey=True)
-    for ax, (title, S) in zip(axes, parts.items(), strict=True):
-        heat_map(ax, S, cmap='Greys', aspect='equal')
+    for ax, (title, S) in zip(axes, parts.items()):
         best, own = np.asarray(S).argmax(1), np.arange(len(S))
-        ax.scatter(best, own, s=16, c=np.where(best == own, BLUE, ORANGE), ec='white', lw=0.5)
+        heat_map(ax, S, cmap='Greys', square=True, cbar=False)
+        ax.scatter(best + 0.5, own + 0.5, s=16, c=np.where(best == own, BLUE, ORANGE), ec='white',
+                   lw=0.5)
         ax.set_title(f'{title}: {(best == own).sum()} of {len(S)} found', fontsize=9)
         ax.set_xlabel('video v')
     axes[0].set_ylabel('caption t')

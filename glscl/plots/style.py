@@ -1,14 +1,15 @@
-"""One style, and the pieces that several figures share."""
-import numpy as np
+"""One style, one set of colours, and the pieces that several figures share."""
 import seaborn as sns
 from matplotlib.lines import Line2D
 
-from .colours import INK, SERIES
+INK, BLUE, ORANGE, GREEN = '#222222', '#2a6fbb', '#e07b26', '#3a9a5b'
+RED, GREY = '#c8402f', '#9aa0a6'
+SERIES, MARKS = (BLUE, ORANGE, GREEN, GREY), 'os^D'  # of the first, second, … series of a chart
 
 
 def style():
     """Call once in a notebook's import cell."""
-    sns.set_theme(style='whitegrid', font_scale=0.9, rc={
+    sns.set_theme(style='whitegrid', font_scale=0.9, palette=SERIES, rc={
         'figure.dpi': 88, 'figure.constrained_layout.use': True,
         'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '#888888',
         'axes.titlelocation': 'left', 'axes.titlesize': 9.5, 'grid.color': '#e6e6e6',
@@ -39,29 +40,16 @@ def rows(ax, names):
 
 def lines(ax, x, curves, symbol='', **axis):
     """Curves over the same x, with a legend. curves: {label: y}; axis: for `ax.set`"""
-    for (label, y), colour, dashes in zip(curves.items(), SERIES, ('-', '--', '-.'), strict=False):
+    for (label, y), colour, dashes in zip(curves.items(), SERIES, ('-', '--', '-.')):
         ax.plot(x, y, marker=symbol, ls=dashes, color=colour, ms=3, label=label)
     ax.set(**axis)
     ax.legend()
 
 
-def heat_map(ax, values, numbers=None, dark=0.5, aspect='auto', **options):
-    """A matrix [rows, columns] as coloured cells; returns the image, for a colour bar.
-
-    numbers: a string for each cell, white where its value exceeds `dark`; options: of `imshow`"""
-    values = np.asarray(values)
-    image = ax.imshow(values, aspect=aspect, **options)
-    ax.grid(False)
-    for row, column in np.ndindex(values.shape if numbers else (0, 0)):
-        colour = 'white' if values[row, column] > dark else INK
-        ax.text(column, row, numbers[row][column], ha='center', va='center', fontsize=7.5, color=colour)
-    return image
-
-
-def error_lengths(value, low, high):
-    """What `errorbar` wants of an interval: how far its ends lie from the value, [2, n]."""
-    value = np.asarray(value)
-    return np.maximum(0, [value - low, high - value])  # rounding may put an end beyond the value
+def heat_map(ax, values, **options):
+    """A matrix [rows, columns] as coloured cells. options: of `seaborn.heatmap`"""
+    sns.heatmap(values, ax=ax, **options)
+    ax.tick_params(axis='y', rotation=0)
 
 
 def nothing_stored(ax):

@@ -1,16 +1,16 @@
 """Figures of 03 and 04: schedules, learning curves."""
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
-from .colours import BLUE, GREEN, GREY, ORANGE
-from .style import legend_right, lines
+from .style import BLUE, GREEN, GREY, ORANGE, legend_right, lines
 
 
 def schedules(factors, per_epoch):
     """Shares of the peak learning rate over the epochs of a run. factors: {name: one a step}"""
     _, ax = plt.subplots(figsize=(6.5, 2.4))
-    steps = len(next(iter(factors.values())))
-    lines(ax, np.arange(steps) / per_epoch, factors, xlabel='epoch', ylabel='share of the peak rate')
+    epochs = np.arange(len(next(iter(factors.values())))) / per_epoch
+    lines(ax, epochs, factors, xlabel='epoch', ylabel='share of the peak rate')
     legend_right(ax)
 
 
@@ -30,30 +30,22 @@ def learning_curves(history):
 
     history: `Trainer.history`, one dict a step; faint: each step, strong: a running mean"""
     _, (losses, small, recalls) = plt.subplots(1, 3, figsize=(10, 2.9))
-    _loss_curve(losses, history, 'total', GREY)
-    _loss_curve(losses, history, 'contrastive', BLUE)
-    for name, colour in (('inter_consistency', ORANGE), ('intra_diversity', GREEN)):
-        if max(step[name] for step in history) > 0:
-            _loss_curve(small, history, name, colour)
-            small.set_yscale('log')
-    validated = [step for step in history if 'val R@1' in step]
+    steps = pd.DataFrame(history).set_index('step')
+    for ax, name, colour in (
+            (losses, 'total', GREY), (losses, 'contrastive', BLUE),
+            (small, 'inter_consistency', ORANGE), (small, 'intra_diversity', GREEN)):
+        smooth = steps[name].rolling(max(1, len(steps) // 30)).mean()
+        if steps[name].max() > 0:  # and a single 0 has no place on a log axis
+            ax.plot(steps[name].where(steps[name] > 0), color=colour, lw=0.8, alpha=0.3)
+            ax.plot(smooth.where(smooth > 1e-12), color=colour, label=name.replace('_', '-'))
     for k, colour, symbol in ((10, GREEN, '^'), (5, ORANGE, 's'), (1, BLUE, 'o')):
-        recalls.plot([step['step'] for step in validated], [step[f'val R@{k}'] for step in validated],
-                     symbol, ls='-', color=colour, label=f'R@{k}')
+        if f'val R@{k}' in steps:
+            recalls.plot(steps[f'val R@{k}'].dropna(), color=colour, marker=symbol, label=f'R@{k}')
     losses.set(title='loss', xlabel='step')
     small.set(title='the two small losses, log axis', xlabel='step')
     recalls.set(title='validation, text to video', xlabel='step', ylim=(0, 102), ylabel='%')
-    for ax, place in ((losses, 'best'), (small, 'best'), (recalls, 'lower right')):
+    for ax in (losses, small, recalls):
         if ax.lines:
-            ax.legend(loc=place)
-
-
-def _loss_curve(ax, history, name, colour):
-    """One loss over the steps, as it was and smoothed; a 0 has no place on a log axis."""
-    steps = np.array([step['step'] for step in history])
-    values = np.array([step[name] for step in history])
-    window = max(1, len(history) // 30)
-    smooth = np.convolve(values, np.ones(window) / window, 'valid')
-    ax.plot(steps, np.where(values > 0, values, np.nan), color=colour, lw=0.8, alpha=0.3)
-    ax.plot(steps[window - 1:], np.where(smooth > 1e-12, smooth, np.nan), color=colour, lw=1.8,
-            label=name.replace('_', '-'))
+            ax.legend(loc='lower right' if ax is recalls else 'best')
+    if small.lines:
+        small.set_yscale('log')
