@@ -22,7 +22,8 @@ def recalls(panels, chance=None):
             ax.errorbar(x, value, np.abs(ends - value), fmt=MARKS[i], color=SERIES[i], capsize=3,
                         label=label)
         if chance:
-            ax.hlines([chance * k for k in ks], at - 0.35, at + 0.35, INK, ':', 'guessing', lw=1)
+            levels = [chance * k for k in ks]
+            ax.hlines(levels, at - 0.35, at + 0.35, INK, ':', label='guessing', lw=1)
         ax.set(title=title, xlim=(-0.5, 2.5), ylim=(-2, 102))
         ax.set_xticks(at, [f'R@{k}' for k in ks])
         ax.grid(False, axis='x')

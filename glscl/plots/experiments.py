@@ -67,7 +67,7 @@ def forest(found, baseline='full', within=12):
     ax.set(ylim=(row - 0.4, -0.6), xlabel=f'R@1 text to video, points above or below {baseline}')
     ax.grid(False, axis='y')
     legend_below(figure, [mark(GREEN, 'higher'), mark(GREY, 'not significant', hollow=True),
-                          mark(INK, 'only before it', hollow=True), mark(RED, 'lower'),
+                          mark(INK, 'only without it', hollow=True), mark(RED, 'lower'),
                           mark(INK, "also after Holm's correction"),
                           mark(INK, f'more than {within} points off', '<')])
     if not ticks:
