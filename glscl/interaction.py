@@ -1,5 +1,5 @@
-"""The paper's two interaction modules: global (functions, it has no parameters) and local (learnable
-queries). Each equation as printed, then in the form that is fast; tests hold the two together.
+"""The paper's two interaction modules: global (functions, it has no parameters) and local
+(learnable queries). Each equation as printed, then in the form that is fast; tests hold the two together.
 Worked out by hand in notebooks/02_model, sections 3 and 4."""
 import torch
 import torch.nn.functional as F
@@ -131,8 +131,8 @@ def local_similarity(text_concepts, video_concepts):
 
 
 class LocalInteraction(nn.Module):
-    """Q learnable queries read the tokens of one item through a decoder; what comes out, normalised,
-    are its concepts c [Q, D]. Both modalities share queries and decoder unless told not to.
+    """Q learnable queries read the tokens of one item through a decoder; what comes out is
+    normalised: its concepts c [Q, D]. Both modalities share queries and decoder unless told not to.
 
     Post-LN decoder layers as torch has them (self-attention among queries, cross-attention to the
     tokens, FFN 2048, ReLU, dropout 0.1, no final norm), all layers starting as copies of one, and
@@ -185,26 +185,6 @@ class LocalInteraction(nn.Module):
         x = layer.norm2(x + layer.multihead_attn(x, tokens, tokens, key_padding_mask=padding,
                                                  need_weights=False)[0])
         return layer.norm3(x + layer.linear2(layer.activation(layer.linear1(x))))
-
-    @torch.no_grad()
-    def attention(self, tokens, mask, side='video'):
-        """What each query attends to in the last decoder layer, averaged over heads, for pictures.
-
-        tokens [N, n, D], mask [N, n], side "video" or "text"; returns [N, Q, n]."""
-        decoder, queries = self.video_decoder, self.video_queries
-        if side == 'text':
-            decoder, queries = self.text_decoder, self.text_queries
-        last, seen = decoder.layers[-1].multihead_attn, {}
-
-        def keep(module, args, kwargs):
-            seen['query'] = args[0]
-        hook = last.register_forward_pre_hook(keep, with_kwargs=True)
-        try:
-            self._concepts(decoder, queries, tokens, mask)
-        finally:
-            hook.remove()
-        padding = ~mask.bool() if self.mask_padding else None
-        return last(seen['query'], tokens, tokens, key_padding_mask=padding)[1]
 
 
 def _decoder(width, layers, heads):

@@ -78,7 +78,7 @@ def whole(rank):
 
 
 def owners(S, text_to_video=None):
-    """text_to_video as int64 [T], checked against S [T, V]; without it, text i belongs to video i."""
+    """text_to_video as int64 [T], checked against S [T, V]; without it, text i has video i."""
     if S.ndim != 2 or not S.numel():
         raise ValueError(f'a similarity matrix has a row a text and a column a video; this one has '
                          f'shape {list(S.shape)}')

@@ -192,7 +192,7 @@ class GLSCL(ClipModel):
         return Texts(sentence, words, token_mask.bool(), concepts)
 
     def encode_features(self, x, frame_mask):
-        """What comes after the image tower: CLIP's frames x [V, F, D], frame_mask [V, F] -> Videos"""
+        """What comes after the image tower: frames x [V, F, D], frame_mask [V, F] -> Videos"""
         y = self.temporal(x, frame_mask) if self.temporal else x
         concepts = self.local.video_concepts(y, frame_mask) if self.local else None
         return Videos(y, frame_mask.bool(), gram(y), concepts)

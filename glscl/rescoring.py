@@ -32,7 +32,7 @@ def qb_norm(S, bank, k=1, beta=70.0, theta=3):
     refuse_nan(bank, 'bank scores')
     logs = beta * S - (beta * bank).logsumexp(0)                            # [N, M]
     rows = torch.isin(S.argmax(1), activated(bank, k, theta))
-    if rows.any() and logs[rows].abs().max() > 700:                         # float64 ends at exp(709)
+    if rows.any() and logs[rows].abs().max() > 700:                    # float64 ends at exp(709)
         raise ValueError(f'scores up to {float(S.abs().max()):.3g} are too large for beta {beta}: '
                          f'QB-Norm takes cosines, not logits')
     return torch.where(rows[:, None], logs.exp(), S)

@@ -341,11 +341,7 @@ class Trainer:
         path = self.run_dir / 'last.pt' if self.run_dir else None
         if path and self.writes:
             remove_halves(self.run_dir)
-        found = distributed.objects(path is not None and path.exists())
-        if any(found) and not all(found):
-            raise FileNotFoundError(f'{path} is seen by {sum(found)} of {len(found)} processes: '
-                                    f'put run_dir on a disk that all share')
-        if not all(found):
+        if not distributed.file_there(path):
             return False
         state = read_run_state(path, self.config, seed=self.seed, total=self.total)
         self.model.load_state_dict(state['model'])

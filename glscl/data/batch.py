@@ -58,7 +58,7 @@ class Batch(Items):
     """B captions and their videos, as the data gives them and `model.encode` takes them.
 
     video_ids [B] int64: the video of each caption.
-    token_ids [B, L] int64, or words [B, L, D] (the word features of a frozen CLIP); text_mask [B, L].
+    token_ids [B, L] int64, or words [B, L, D] (word features of a frozen CLIP); text_mask [B, L].
     frames uint8 [B, F, S, S, 3], or features [B, F, D] (of a frozen CLIP); frame_mask [B, F].
     What there is not is None: a batch of captions alone has no frame_mask, one of videos alone no
     text_mask."""

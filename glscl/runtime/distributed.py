@@ -125,6 +125,15 @@ def objects(x):
     return every
 
 
+def file_there(path):
+    """Whether a file is there (path None: no). FileNotFoundError where only some processes see it."""
+    found = objects(path is not None and path.exists())
+    if any(found) and not all(found):
+        raise FileNotFoundError(f'{path} is seen by {sum(found)} of {len(found)} processes: put '
+                                f'run_dir on a disk that all share')
+    return all(found)
+
+
 def joined(parts):
     """What all processes made of their `share` (a list of Items each), as one list in the order of
     the blocks, on the CPU."""
