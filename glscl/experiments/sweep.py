@@ -28,8 +28,7 @@ import yaml
 from . import ablations
 from ..checkpoints import atomic
 from ..config import Config
-from ..notebook import begin
-from ..walkthrough import REPOSITORY_NOTEBOOKS
+from ..notebook import REPOSITORY_NOTEBOOKS, begin
 
 NOTEBOOKS = ('04_training', '05_evaluation')
 KEYS = ('notebooks', 'base', 'seeds', 'variants', 'grid', 'one_at_a_time', 'keep_models')
