@@ -1,11 +1,12 @@
 """The embedded data set: short films of moving shapes, rendered, encoded and captioned from a seed.
 
-A video is two or three scenes of three to five seconds (3 frames a second, 64 x 64 pixels, H.264). A scene
-is a background and a main object that stands, moves, grows or shrinks, perhaps beside a small distractor.
-A caption tells one scene (kind `scene`: the frames that matter are a few of many) or two scenes in order
-(kind `order`: the same frames in another order are another video). A *fact* is what a caption asserts; in
-the test split each caption's facts hold for exactly one video, by construction.
-"""
+A video is two or three scenes of three to five seconds (3 frames a second, 64 x 64 pixels, H.264).
+A scene is a background and a main object that stands, moves, grows or shrinks, perhaps beside a
+small distractor. A caption tells one scene (kind `scene`: the frames that matter are a few of many)
+or two scenes in order (kind `order`: the same frames in another order are another video). A *fact*
+is what a caption asserts; in the test split each caption's facts hold for exactly one video, by
+construction. Whoever changes the order of the random draws changes the data set."""
+import itertools
 import json
 import os
 import random
@@ -20,39 +21,49 @@ from .video import write_video
 
 SIZE, FPS = 64, 3  # pixels, frames per second
 SPLITS = {'train': 2000, 'val': 200, 'test': 500}
-COLOURS = {'red': (225, 45, 45), 'orange': (245, 145, 30), 'yellow': (245, 225, 60), 'green': (60, 200, 75),
-           'blue': (60, 105, 240), 'purple': (155, 70, 205), 'pink': (250, 150, 195), 'white': (250, 250, 250)}
+COLOURS = {'red': (225, 45, 45), 'orange': (245, 145, 30), 'yellow': (245, 225, 60),
+           'green': (60, 200, 75), 'blue': (60, 105, 240), 'purple': (155, 70, 205),
+           'pink': (250, 150, 195), 'white': (250, 250, 250)}
 SHAPES = ('circle', 'square', 'triangle', 'ring', 'star', 'cross')
 MOTIONS = ('still', 'left', 'right', 'up', 'down', 'grow', 'shrink')
-PLACES = {'left': (15, 32), 'right': (49, 32), 'top': (32, 15), 'bottom': (32, 49), 'middle': (32, 32)}
-BACKGROUNDS = ('night', 'snow', 'grass', 'sand', 'sea')
+PLACES = {'left': (15, 32), 'right': (49, 32), 'top': (32, 15), 'bottom': (32, 49),
+          'middle': (32, 32)}
+BACKGROUNDS = {'night': (14, 14, 40), 'snow': (196, 204, 214), 'grass': (48, 86, 44),
+               'sand': (178, 152, 108), 'sea': (24, 92, 112)}
 RADIUS = {'small': 6.5, 'big': 12.0}
 
 # The first word of each list is the plain one; difficulty 0 uses no other.
 WORDS = {
     'colour': {'red': ['red', 'crimson', 'scarlet'], 'orange': ['orange', 'tangerine'],
-               'yellow': ['yellow', 'golden'], 'green': ['green', 'emerald'], 'blue': ['blue', 'azure'],
-               'purple': ['purple', 'violet'], 'pink': ['pink', 'rosy'], 'white': ['white', 'pale']},
-    'shape': {'circle': ['circle', 'disc', 'ball'], 'square': ['square', 'box'], 'triangle': ['triangle', 'wedge'],
-              'ring': ['ring', 'hoop'], 'star': ['star'], 'cross': ['cross', 'plus']},
+               'yellow': ['yellow', 'golden'], 'green': ['green', 'emerald'],
+               'blue': ['blue', 'azure'], 'purple': ['purple', 'violet'], 'pink': ['pink', 'rosy'],
+               'white': ['white', 'pale']},
+    'shape': {'circle': ['circle', 'disc', 'ball'], 'square': ['square', 'box'],
+              'triangle': ['triangle', 'wedge'], 'ring': ['ring', 'hoop'], 'star': ['star'],
+              'cross': ['cross', 'plus']},
     'size': {'small': ['small', 'little', 'tiny'], 'big': ['big', 'large', 'huge']},
     'count': {1: ['a', 'one', 'a single'], 2: ['two', 'a pair of'], 3: ['three', 'a trio of']},
     'motion': {'still': ['stays still', 'stands still', 'does not move'],
                'left': ['moves left', 'slides to the left', 'drifts leftwards'],
                'right': ['moves right', 'slides to the right', 'drifts rightwards'],
-               'up': ['moves up', 'rises', 'climbs upwards'], 'down': ['moves down', 'falls', 'sinks downwards'],
-               'grow': ['grows', 'gets bigger', 'expands'], 'shrink': ['shrinks', 'gets smaller', 'dwindles']},
-    'place': {'left': ['on the left', 'at the left side'], 'right': ['on the right', 'at the right side'],
-              'top': ['at the top', 'near the upper edge'], 'bottom': ['at the bottom', 'near the lower edge'],
+               'up': ['moves up', 'rises', 'climbs upwards'],
+               'down': ['moves down', 'falls', 'sinks downwards'],
+               'grow': ['grows', 'gets bigger', 'expands'],
+               'shrink': ['shrinks', 'gets smaller', 'dwindles']},
+    'place': {'left': ['on the left', 'at the left side'],
+              'right': ['on the right', 'at the right side'],
+              'top': ['at the top', 'near the upper edge'],
+              'bottom': ['at the bottom', 'near the lower edge'],
               'middle': ['in the middle', 'in the centre']},
     'background': {'night': ['at night', 'in the dark'], 'snow': ['in the snow', 'on white snow'],
                    'grass': ['on the grass', 'on a lawn'], 'sand': ['on the sand', 'at the beach'],
                    'sea': ['in the sea', 'in the water']}}
-ORDER = ['{a}, then {b}', 'first {a}, then {b}', '{a}, followed by {b}', '{a} before {b}', '{b} after {a}',
-         'after {a}, {b}']
+ORDER = ['{a}, then {b}', 'first {a}, then {b}', '{a}, followed by {b}', '{a} before {b}',
+         '{b} after {a}', 'after {a}, {b}']
 PLURAL_VERB = {'stays': 'stay', 'stands': 'stand', 'does': 'do', 'moves': 'move', 'slides': 'slide',
-               'drifts': 'drift', 'rises': 'rise', 'climbs': 'climb', 'falls': 'fall', 'sinks': 'sink',
-               'grows': 'grow', 'gets': 'get', 'expands': 'expand', 'shrinks': 'shrink', 'dwindles': 'dwindle'}
+               'drifts': 'drift', 'rises': 'rise', 'climbs': 'climb', 'falls': 'fall',
+               'sinks': 'sink', 'grows': 'grow', 'gets': 'get', 'expands': 'expand',
+               'shrinks': 'shrink', 'dwindles': 'dwindle'}
 
 
 @dataclass
@@ -81,92 +92,111 @@ def random_thing(rng, main=True):
     colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
     if not main:
         x, y = rng.choice([8, 56]), rng.choice([8, 56])
-        return Thing(colour, shape, 'small', 1, 'still',
-                     ['left' if x < 32 else 'right', 'top' if y < 32 else 'bottom'], [x, y, 5, x, y, 5])
+        places = ['left' if x < 32 else 'right', 'top' if y < 32 else 'bottom']
+        return Thing(colour, shape, 'small', 1, 'still', places, [x, y, 5, x, y, 5])
     size, motion = rng.choice(['small', 'big']), rng.choice(MOTIONS)
     count = rng.choice([1, 2, 3]) if size == 'small' else 1
-    r, place = RADIUS[size], rng.choice(list(PLACES))
-    x, y = (c + rng.uniform(-2, 2) for c in PLACES[place])
+    place = rng.choice(list(PLACES))
+    x = PLACES[place][0] + rng.uniform(-2, 2)
+    y = PLACES[place][1] + rng.uniform(-2, 2)
+    across, r, reach = rng.uniform(20, 44), RADIUS[size], 15
     if count == 3:  # three in a row fit between the edges only around the middle
-        x = 32 + (x - 32) * 0.3
-    reach, across = (8 if count == 3 else 15), rng.uniform(20, 44)
-    path = {'left': [32 + reach, across, r, 32 - reach, across, r], 'right': [32 - reach, across, r, 32 + reach, across, r],
-            'up': [x, 48, r, x, 16, r], 'down': [x, 16, r, x, 48, r], 'grow': [x, y, 0.55 * r, x, y, 1.35 * r],
-            'shrink': [x, y, 1.35 * r, x, y, 0.55 * r]}.get(motion, [x, y, r, x, y, r])
-    return Thing(colour, shape, None if motion in ('grow', 'shrink') else size, count, motion,
-                 [place] if motion in ('still', 'grow', 'shrink') else [], path)
+        x, reach = 32 + (x - 32) * 0.3, 8
+    paths = {'left': [32 + reach, across, r, 32 - reach, across, r],
+             'right': [32 - reach, across, r, 32 + reach, across, r],
+             'up': [x, 48, r, x, 16, r], 'down': [x, 16, r, x, 48, r],
+             'grow': [x, y, 0.55 * r, x, y, 1.35 * r],
+             'shrink': [x, y, 1.35 * r, x, y, 0.55 * r], 'still': [x, y, r, x, y, r]}
+    places = [place] if motion in ('still', 'grow', 'shrink') else []
+    size = None if motion in ('grow', 'shrink') else size
+    return Thing(colour, shape, size, count, motion, places, paths[motion])
 
 
 def random_video(rng, difficulty=1):
-    """A list of scenes. `difficulty` 0: two scenes, no distractor; 1: two or three, one in half of them; 2: three, always."""
+    """A list of scenes. difficulty 0: two, no distractor; 1: two or three, a distractor in half of
+    them; 2: three, always a distractor."""
+    drawn = rng.choice([2, 3, 3])  # at every difficulty: the draws that follow depend on it
+    n_scenes, share_of_distractors = [(2, 0), (drawn, 0.5), (3, 1)][difficulty]
     scenes = []
-    for _ in range((2, rng.choice([2, 3, 3]), 3)[difficulty]):
+    for _ in range(n_scenes):
         things = [random_thing(rng)]
-        if rng.random() < (0, 0.5, 1)[difficulty]:
+        if rng.random() < share_of_distractors:
             things.append(random_thing(rng, main=False))
         others = [b for b in BACKGROUNDS if not scenes or b != scenes[-1].background]
-        scenes.append(Scene(rng.choice(others), rng.choice([3, 4, 5]), things, rng.randrange(2 ** 31)))
+        background, seconds = rng.choice(others), rng.choice([3, 4, 5])
+        scenes.append(Scene(background, seconds, things, texture=rng.randrange(2 ** 31)))
     return scenes
 
 
-# ---- facts and captions
-
 def fact_of(thing, scene, keys):
-    """What a caption asserts of a thing: a dict with the chosen `keys` of count, colour, shape, size, motion, place, background."""
-    every = dict(count=thing.count, colour=thing.colour, shape=thing.shape, size=thing.size, motion=thing.motion,
-                 place=thing.places[0] if thing.places else None, background=scene.background)
-    return {k: every[k] for k in every if k in keys and every[k] is not None}
+    """What a caption asserts of a thing: a dict of those `keys` (of count, colour, shape, size,
+    motion, place, background) that hold for it."""
+    every = {'count': thing.count, 'colour': thing.colour, 'shape': thing.shape,
+             'size': thing.size, 'motion': thing.motion,
+             'place': thing.places[0] if thing.places else None, 'background': scene.background}
+    return {key: value for key, value in every.items() if key in keys and value is not None}
 
 
 def fits_scene(fact, scene):
     """Does some thing of this scene satisfy every item of the fact?"""
     for thing in scene.things:
-        if thing.colour == fact['colour'] and thing.shape == fact['shape'] and all(
-                v in thing.places if k == 'place' else v == (scene.background if k == 'background' else getattr(thing, k))
-                for k, v in fact.items()):
+        if thing.colour != fact['colour'] or thing.shape != fact['shape']:
+            continue  # most things fail here: the rest is slower
+        if 'place' in fact and fact['place'] not in thing.places:
+            continue
+        true = {**vars(thing), 'place': fact.get('place'), 'background': scene.background}
+        if all(true[key] == value for key, value in fact.items()):
             return True
     return False
 
 
 def fits(facts, scenes):
     """Do the facts hold, each in a scene of its own, in the order given?"""
-    at = 0
-    for fact in facts:
-        while at < len(scenes) and not fits_scene(fact, scenes[at]):
-            at += 1
-        if at == len(scenes):
-            return False
-        at += 1
-    return True
+    found = 0
+    for scene in scenes:
+        if found < len(facts) and fits_scene(facts[found], scene):
+            found += 1
+    return found == len(facts)
 
 
 def say(fact, rng, plain=False):
     """One clause in words: 'two small red stars drift leftwards at night'."""
-    word = {k: (lambda c: c[0] if plain else rng.choice(c))(WORDS[k][v]) for k, v in fact.items()}
-    many = fact['count'] > 1
-    noun = word['shape'] + ({'box': 'es', 'cross': 'es', 'plus': 'es'}.get(word['shape'], 's') if many else '')
-    if 'motion' in word and many:
-        verb, *rest = word['motion'].split()
-        word['motion'] = ' '.join([PLURAL_VERB[verb], *rest])
-    clause = ' '.join(word[k] for k in ('count', 'size', 'colour') if k in word)
-    if clause.split()[:2] == ['a', 'orange'] or clause.split()[:2] in (['a', 'azure'], ['a', 'emerald']):
+    words = {}
+    for key, value in fact.items():
+        choices = WORDS[key][value]
+        words[key] = choices[0] if plain else rng.choice(choices)
+    if fact['count'] > 1:
+        words['shape'] += 'es' if words['shape'] in ('box', 'cross', 'plus') else 's'
+        if 'motion' in words:
+            verb, _, rest = words['motion'].partition(' ')
+            words['motion'] = f'{PLURAL_VERB[verb]} {rest}'.strip()
+    order = ('count', 'size', 'colour', 'shape', 'motion', 'place', 'background')
+    clause = ' '.join(words[key] for key in order if key in words)
+    if clause.startswith(('a orange ', 'a azure ', 'a emerald ')):
         clause = 'an' + clause[1:]
-    return ' '.join([clause, noun, *(word[k] for k in ('motion', 'place', 'background') if k in word)])
+    return clause
 
 
 def say_order(facts, rng, plain=False):
     """One clause, or two in order: 'first a red star, then a blue ring'."""
-    clauses = [say(fact, rng, plain) for fact in facts]
-    return clauses[0] if len(clauses) == 1 else (ORDER[0] if plain else rng.choice(ORDER)).format(a=clauses[0], b=clauses[1])
+    first, *second = [say(fact, rng, plain) for fact in facts]
+    if not second:
+        return first
+    template = ORDER[0] if plain else rng.choice(ORDER)
+    return template.format(a=first, b=second[0])
 
 
 def random_facts(scenes, kind, rng, extra):
-    """Facts about one scene, or two in order; `extra` of the optional items size, motion, place, background in each."""
-    chosen = [rng.randrange(len(scenes))] if kind == 'scene' else sorted(rng.sample(range(len(scenes)), 2))
+    """Facts about one scene (kind "scene") or two in order (kind "order"), each with up to `extra`
+    of the optional items size, motion, place, background."""
+    if kind == 'scene':
+        chosen = [rng.randrange(len(scenes))]
+    else:
+        chosen = sorted(rng.sample(range(len(scenes)), 2))
     facts = []
-    for s in chosen:
+    for scene in (scenes[s] for s in chosen):
         optional = rng.sample(['size', 'motion', 'place', 'background'], extra)
-        facts.append(fact_of(scenes[s].things[0], scenes[s], {'count', 'colour', 'shape', *optional}))
+        facts.append(fact_of(scene.things[0], scene, {'count', 'colour', 'shape', *optional}))
     return facts
 
 
@@ -174,8 +204,10 @@ def caption_train(scenes, rng, difficulty=1):
     """Six captions, three of each kind, as rows {caption, kind, facts}."""
     rows = []
     for kind in ('scene', 'order') * 3:
-        facts = random_facts(scenes, kind, rng, rng.choice([2, 3, 4]) if kind == 'scene' else rng.choice([0, 1, 2]))
-        rows.append(dict(caption=say_order(facts, rng, difficulty == 0), kind=kind, facts=facts))
+        extra = rng.choice([2, 3, 4] if kind == 'scene' else [0, 1, 2])
+        facts = random_facts(scenes, kind, rng, extra)
+        caption = say_order(facts, rng, plain=difficulty == 0)
+        rows.append({'caption': caption, 'kind': kind, 'facts': facts})
     return rows
 
 
@@ -185,7 +217,7 @@ def holds_elsewhere(facts, i, videos):
 
 
 def unique_facts(i, videos, kind, rng):
-    """Facts that hold for video `i` and for no other, about as many as a training caption has; None if there are none."""
+    """Facts that hold for video `i` alone, about as many as a training caption has, or None."""
     for extra in range(2 if kind == 'scene' else 1, 5):
         for _ in range(4):
             facts = random_facts(videos[i], kind, rng, extra)
@@ -195,33 +227,36 @@ def unique_facts(i, videos, kind, rng):
 
 
 def caption_unique(videos, rng, difficulty=1):
-    """Captions for a split in which each caption fits exactly one video: one of each kind, each said twice.
+    """For each video four rows {caption, kind, facts, primary}: one of each kind, in two wordings.
 
-    A video with no facts of its own is drawn again; then every earlier choice is checked against it."""
-    facts = {}
+    Each fits exactly one video of the split. A video with no facts of its own is drawn again
+    (`videos` is changed in place); then every earlier choice is checked against it."""
+    facts, kinds = {}, ('scene', 'order')
     while True:
-        for i in range(len(videos)):
-            for kind in ('scene', 'order'):
-                known = facts.get((i, kind))
-                if known is None or holds_elsewhere(known, i, videos):
-                    facts[i, kind] = unique_facts(i, videos, kind, rng)
-        lost = sorted({i for (i, _), f in facts.items() if f is None})
+        for i, kind in itertools.product(range(len(videos)), kinds):
+            known = facts.get((i, kind))
+            if known is None or holds_elsewhere(known, i, videos):
+                facts[i, kind] = unique_facts(i, videos, kind, rng)
+        lost = sorted({i for (i, _), found in facts.items() if found is None})
         if not lost:
             break
         for i in lost:
             videos[i] = random_video(rng, difficulty)
-            facts.pop((i, 'scene')), facts.pop((i, 'order'))
-    rows = []
-    for i in range(len(videos)):
-        first = ('scene', 'order')[i % 2]  # the one caption of the plain test set: half of each kind
-        rows.append([dict(caption=say_order(facts[i, kind], rng, difficulty == 0), kind=kind, facts=facts[i, kind],
-                          primary=turn == 0 and kind == first) for turn in range(2) for kind in ('scene', 'order')])
+            del facts[i, 'scene'], facts[i, 'order']
+    rows = [[] for _ in videos]
+    for i, wording, kind in itertools.product(range(len(videos)), (0, 1), kinds):
+        # the one caption of the plain test set: in turn of either kind
+        primary = wording == 0 and kind == kinds[i % 2]
+        known = facts[i, kind]
+        caption = say_order(known, rng, plain=difficulty == 0)
+        rows[i].append({'caption': caption, 'kind': kind, 'facts': known, 'primary': primary})
     return rows
 
 
 def vocabulary():
-    """Every word that a caption can hold."""
-    words = {'beside', 'an', ',', *PLURAL_VERB.values(), *' '.join(ORDER).replace('{a}', '').replace('{b}', '').split()}
+    """Every word that a caption can hold, sorted."""
+    templates = ' '.join(ORDER).format(a='', b='')
+    words = {'beside', 'an', ',', *PLURAL_VERB.values(), *templates.split()}
     for choices in WORDS.values():
         for phrases in choices.values():
             words.update(' '.join(phrases).split())
@@ -230,8 +265,6 @@ def vocabulary():
     return sorted(words)
 
 
-# ---- pixels
-
 def _distance(shape, x, y):
     """Signed distance (about) to the outline of a shape of radius 1, negative inside."""
     if shape == 'square':
@@ -239,7 +272,8 @@ def _distance(shape, x, y):
     if shape == 'triangle':
         return np.maximum(0.9 * abs(x) - 0.45 * y - 0.45, y - 0.75)
     if shape == 'cross':
-        return np.minimum(np.maximum(abs(x) - 0.32, abs(y) - 1), np.maximum(abs(y) - 0.32, abs(x) - 1))
+        upright = np.maximum(abs(x) - 0.32, abs(y) - 1)
+        return np.minimum(upright, np.maximum(abs(y) - 0.32, abs(x) - 1))
     radius = np.hypot(x, y)
     if shape == 'ring':
         return abs(radius - 0.74) - 0.26
@@ -250,88 +284,98 @@ def _distance(shape, x, y):
 
 
 def _background(name, texture):
-    """A muted texture of our own, so that bright objects stand out on it. [64, 64, 3] float"""
-    rng = np.random.default_rng(texture)
+    """A muted texture of our own, so that bright objects stand out on it: float [64, 64, 3]."""
+    rng, square = np.random.default_rng(texture), (SIZE, SIZE)
     y, x = np.mgrid[:SIZE, :SIZE]
-    base = {'night': (14, 14, 40), 'snow': (196, 204, 214), 'grass': (48, 86, 44), 'sand': (178, 152, 108), 'sea': (24, 92, 112)}[name]
-    pattern = {'night': (rng.random((SIZE, SIZE)) > 0.985) * 120.0, 'snow': rng.normal(0, 7, (SIZE, SIZE)),
-               'grass': rng.normal(0, 9, (1, SIZE)) + rng.normal(0, 5, (SIZE, SIZE)),
-               'sand': rng.normal(0, 10, (SIZE, SIZE)),
-               'sea': 12 * np.sin(y * 0.55 + 1.5 * np.sin(x * 0.2 + rng.uniform(0, 6)))}[name]
-    return np.array(base) + pattern[..., None]
+    # all five are drawn, whichever is wanted: the pixels of a seed must stay what they are
+    patterns = {'night': (rng.random(square) > 0.985) * 120.0,
+                'snow': rng.normal(0, 7, square),
+                'grass': rng.normal(0, 9, (1, SIZE)) + rng.normal(0, 5, square),
+                'sand': rng.normal(0, 10, square),
+                'sea': 12 * np.sin(y * 0.55 + 1.5 * np.sin(x * 0.2 + rng.uniform(0, 6)))}
+    return np.array(BACKGROUNDS[name]) + patterns[name][..., None]
 
 
 def render(scenes):
     """uint8 [frames, 64, 64, 3], the same pixels for the same scenes."""
-    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     film = []
     for scene in scenes:
         n = scene.seconds * FPS
         frames = np.repeat(_background(scene.background, scene.texture)[None], n, 0)
         for thing in reversed(scene.things):
-            start, end = np.array(thing.path[:3]), np.array(thing.path[3:])
-            at = start + np.linspace(0, 1, n)[:, None] * (end - start)       # [n, 3] x, y, radius
-            for copy in range(thing.count):
-                shift = (copy - (thing.count - 1) / 2) * 2.3 * max(thing.path[2], thing.path[5])
-                cx, cy, r = (at[:, k, None, None] for k in range(3))
-                d = _distance(thing.shape, (x - cx - shift) / r, (y - cy) / r) * r   # [n, 64, 64] pixels
-                edge, inside = np.clip(1.5 - d, 0, 1)[..., None], np.clip(0.5 - d, 0, 1)[..., None]
-                frames = frames * (1 - edge) + edge * 20                     # a dark outline keeps pale on pale visible
-                frames = frames * (1 - inside) + inside * np.array(COLOURS[thing.colour])
+            frames = _draw(thing, frames)
         film.append(frames)
     return np.clip(np.concatenate(film), 0, 255).astype(np.uint8)
 
 
-def frame_captions(seed, n, difficulty=1):
-    """Single frames and what can be said of one frame (no motion, no order), for pretraining the small CLIP.
+def _draw(thing, frames):
+    """The frames of a scene, float [n, 64, 64, 3], with a thing on its way through them."""
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    start, end = np.array(thing.path[:3]), np.array(thing.path[3:])
+    path = start + np.linspace(0, 1, len(frames))[:, None] * (end - start)  # [n, 3] x, y, radius
+    centre_x, centre_y, radius = (path[:, k, None, None] for k in range(3))
+    gap = 2.3 * max(thing.path[2], thing.path[5])
+    for copy in range(thing.count):
+        shift = (copy - (thing.count - 1) / 2) * gap
+        unit_x, unit_y = (x - centre_x - shift) / radius, (y - centre_y) / radius
+        distance = _distance(thing.shape, unit_x, unit_y) * radius  # [n, 64, 64] pixels
+        edge = np.clip(1.5 - distance, 0, 1)[..., None]
+        inside = np.clip(0.5 - distance, 0, 1)[..., None]
+        frames = frames * (1 - edge) + edge * 20  # a dark outline keeps pale on pale visible
+        frames = frames * (1 - inside) + inside * np.array(COLOURS[thing.colour])
+    return frames
 
-    Returns uint8 [n, 64, 64, 3] and n captions."""
-    rng, frames, captions = random.Random(f'frames {seed}'), [], []
+
+def frame_captions(seed, n, difficulty=1):
+    """Single frames and what can be said of one frame (no motion, no order), for pretraining the
+    small CLIP: (uint8 [n, 64, 64, 3], n captions)."""
+    rng = random.Random(f'frames {seed}')
+    frames, captions = [], []
     while len(frames) < n:
         scenes = random_video(rng, difficulty)
-        film, at = render(scenes), 0
-        for scene in scenes:
-            k = rng.randrange(scene.seconds * FPS)
-            thing, share = scene.things[0], k / (scene.seconds * FPS - 1)
-            px, py, _ = (a + share * (b - a) for a, b in zip(thing.path[:3], thing.path[3:]))
-            near = min(PLACES, key=lambda p: (px - PLACES[p][0]) ** 2 + (py - PLACES[p][1]) ** 2)
-            keys = {'count', 'colour', 'shape', *(key for key in ('size', 'place', 'background') if rng.random() < 0.7)}
-            fact = fact_of(thing, scene, keys)
-            if 'place' in keys:
-                fact['place'] = near
-            caption = say(fact, rng)
-            if len(scene.things) > 1 and rng.random() < 0.3:
-                caption += ' beside ' + say(fact_of(scene.things[1], scene, {'count', 'colour', 'shape', 'size'}), rng)
-            frames.append(film[at + k])
-            captions.append(caption)
-            at += scene.seconds * FPS
+        film = np.split(render(scenes), np.cumsum([scene.seconds * FPS for scene in scenes])[:-1])
+        for scene, shown in zip(scenes, film, strict=True):
+            k = rng.randrange(len(shown))
+            frames.append(shown[k])
+            captions.append(_caption_frame(scene, k / (len(shown) - 1), rng))
     return np.stack(frames[:n]), captions[:n]
 
 
-# ---- on disk
+def _caption_frame(scene, share, rng):
+    """A caption of one frame, that share (0 to 1) of the way through its scene."""
+    thing = scene.things[0]
+    x, y, _ = (start + share * (end - start)
+               for start, end in zip(thing.path[:3], thing.path[3:], strict=True))
+    keys = [key for key in ('size', 'place', 'background') if rng.random() < 0.7]
+    fact = fact_of(thing, scene, {'count', 'colour', 'shape', *keys})
+    if 'place' in keys:  # also of a thing that travels
+        fact['place'] = min(PLACES, key=lambda p: (x - PLACES[p][0])**2 + (y - PLACES[p][1])**2)
+    caption = say(fact, rng)
+    if len(scene.things) > 1 and rng.random() < 0.3:
+        other = fact_of(scene.things[1], scene, {'count', 'colour', 'shape', 'size'})
+        caption += ' beside ' + say(other, rng)
+    return caption
+
 
 def describe(split, count, seed=0, difficulty=1):
-    """The scenes and caption rows of a split, without a pixel: (list of scene lists, list of row lists)."""
-    rng = random.Random(f'{split} {seed} {difficulty}')  # seeded by text: Python hashes it the same everywhere
+    """A split without a pixel: for each video a list of its scenes, and one of its caption rows."""
+    rng = random.Random(f'{split} {seed} {difficulty}')  # a text seeds the same on every machine
     videos = [random_video(rng, difficulty) for _ in range(count)]
-    rows = caption_unique(videos, rng, difficulty) if split != 'train' else [caption_train(v, rng, difficulty) for v in videos]
-    return videos, rows
-
-
-def _write(job):
-    path, scenes = job
-    write_video(path, render(scenes), FPS)
+    if split == 'train':
+        return videos, [caption_train(scenes, rng, difficulty) for scenes in videos]
+    return videos, caption_unique(videos, rng, difficulty)
 
 
 def build(root, splits=None, seed=0, difficulty=1, workers=None):
     """Render the data set under `root` unless it is there already; returns its folder.
 
-    root/<fingerprint>/{train,val,test}/*.mp4 and {train,val,test}.jsonl. `splits` gives the number of videos of each
-    split. The folder appears whole or not at all: it is rendered beside its place and moved there last."""
+    root/<name>/{train,val,test}/*.mp4 and {train,val,test}.jsonl. splits: {split: how many videos}.
+    The folder appears whole or not at all: it is rendered beside its place and moved there last.
+    Raises OSError where it cannot be written."""
     if difficulty not in (0, 1, 2):
         raise ValueError(f'difficulty is 0, 1 or 2, not {difficulty!r}')
     splits = {**SPLITS, **(splits or {})}
-    name = f'shapes-{seed}-{difficulty}-' + '-'.join(str(splits[s]) for s in SPLITS)
+    name = f'shapes-{seed}-{difficulty}-' + '-'.join(str(splits[split]) for split in SPLITS)
     folder = Path(root).expanduser() / name
     if (folder / 'test.jsonl').exists():
         return folder
@@ -339,23 +383,37 @@ def build(root, splits=None, seed=0, difficulty=1, workers=None):
     try:
         jobs = []
         for split, count in splits.items():
-            (half / split).mkdir(parents=True, exist_ok=True)
-            videos, rows = describe(split, count, seed, difficulty)
-            with open(half / f'{split}.jsonl', 'w', encoding='utf-8') as out:
-                for i, (scenes, captions) in enumerate(zip(videos, rows)):
-                    video_id = f'{split}{i:04d}'
-                    jobs.append((half / split / f'{video_id}.mp4', scenes))
-                    out.write(json.dumps(dict(video_id=video_id, scenes=[asdict(s) for s in scenes], captions=captions)) + '\n')
+            jobs += _write_captions(half, split, *describe(split, count, seed, difficulty))
         with ProcessPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(_write, jobs, chunksize=32))
+            list(pool.map(_write_film, jobs, chunksize=32))
         try:
             half.rename(folder)
         except OSError:
-            if not (folder / 'test.jsonl').exists():  # else another process was faster: its copy is the same
+            if not (folder / 'test.jsonl').exists():  # else another process made the same one
                 raise
     except OSError as error:
-        raise OSError(f'cannot write the shapes data set to {folder}: {error}. Name a folder that you may write to, '
-                      f'with 80 MB free, as data_dir (or in the variable GLSCL_CACHE).') from error
+        raise OSError(f'cannot write the shapes data set to {folder}: {error}. Name a folder that '
+                      f'you may write to, with 80 MB free, as data_dir (or in the variable '
+                      f'GLSCL_CACHE).') from error
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return folder
+
+
+def _write_captions(folder, split, videos, rows):
+    """Write a split's .jsonl; returns (path, scenes) of each film that is still to be rendered."""
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    films = []
+    with open(folder / f'{split}.jsonl', 'w', encoding='utf-8') as file:
+        for i, (scenes, captions) in enumerate(zip(videos, rows, strict=True)):
+            video_id = f'{split}{i:04d}'
+            films.append((folder / split / f'{video_id}.mp4', scenes))
+            shown = [asdict(scene) for scene in scenes]
+            row = {'video_id': video_id, 'scenes': shown, 'captions': captions}
+            file.write(json.dumps(row) + '\n')
+    return films
+
+
+def _write_film(job):
+    path, scenes = job
+    write_video(path, render(scenes), FPS)

@@ -1,47 +1,53 @@
-"""Which frames of a video, and reading just those (PyAV)."""
+"""Which frames of a video, which pixels of them, and reading just those.
+
+Every file that is read comes by `open_video`; whatever is wrong with it is a `VideoError`."""
+import contextlib
+import math
 import re
 from bisect import bisect_right
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-STILLS = ('GIF', 'PNG', 'JPEG', 'BMP', 'WEBP', 'TIFF')  # what poses as a video: each has decoders that make one frame of it
+PICTURES = ('GIF', 'PNG', 'JPEG', 'BMP', 'WEBP', 'TIFF')  # FFmpeg makes one frame of each
 
 
 class VideoError(ValueError):
     """A video that cannot be used; the message names the file, the reason and the remedy."""
 
 
-# ---- which frames
+def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end=None,
+                         sampling='stride'):
+    """Indices of at most `max_frames` of a file's frames, `framerate` a second, evenly thinned.
 
-def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end=None, sampling='stride'):
-    """Indices of at most `max_frames` frames, `framerate` a second, thinned evenly if more: the released code's two ways.
-
-    n_frames: frames in the file; fps: its frames per second; start, end: seconds of the part wanted (None: all). As in the
-    released code, their fractions are cut off, negative ones count as 0, swapped ones are swapped back, and equal ones make
-    a second. A part behind the last frame gives no index.
-    sampling: "stride" (its decord path: MSR-VTT, MSVD, LSMDC) strides by fps / framerate, rounded half to even; "seconds"
-    (its OpenCV path: DiDeMo, ActivityNet) cuts fps to a whole number (29.97: 29) and goes from second to second, the last
-    one included. A file slower than that gives every frame (the released code stops there, dividing by zero)."""
+    start, end: seconds of the part wanted, see `span`; one behind the last frame gives no index.
+    sampling: one of the released code's two ways. "stride" (its decord path: MSR-VTT, MSVD, LSMDC)
+    strides by fps / framerate, rounded half to even. "seconds" (its OpenCV path: DiDeMo,
+    ActivityNet) cuts fps to a whole number (29.97: 29) and goes from second to second, the last one
+    included. A file slower than `framerate` gives every frame (the released code stops there,
+    dividing by zero). Raises ValueError."""
     if n_frames < 1:
         raise ValueError(f'a video needs at least one frame, this one has {n_frames}')
-    if not 0 < fps < float('inf'):
+    if not 0 < fps < math.inf:
         raise ValueError(f'frames per second must be positive, not {fps}')
     start, end = span(start, end)
     if sampling == 'stride':
         last = n_frames - 1 if end is None else int(min(end * fps, n_frames - 1))
-        indices = np.arange(int(start * fps), last + 1, max(1, int(round(fps / framerate))))
+        stride = max(1, int(round(fps / framerate)))
+        indices = np.arange(int(start * fps), last + 1, stride)
     elif sampling == 'seconds':
         fps = max(1, int(fps))
-        total = -(-n_frames // fps)
-        seconds = np.arange(start, (total if end is None else min(end, total)) + 1, max(1, 1 / framerate))
-        a_second = np.arange(0, fps, max(1, int(fps // framerate)))[:max(1, int(framerate))]
-        indices = ((seconds * fps).astype(int)[:, None] + a_second).ravel()
+        length = math.ceil(n_frames / fps)
+        last = length if end is None else min(end, length)
+        seconds = np.arange(start, last + 1, max(1, 1 / framerate))
+        of_a_second = np.arange(0, fps, max(1, int(fps // framerate)))[:max(1, int(framerate))]
+        indices = ((seconds * fps).astype(int)[:, None] + of_a_second).ravel()
         indices = indices[indices < n_frames]
     else:
         raise ValueError(f'sampling is "stride" or "seconds", not {sampling!r}')
@@ -51,218 +57,291 @@ def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end
 
 
 def span(start, end):
-    """Whole seconds (0, None where not given) in order. A table's empty cell is NaN."""
-    start, end = (None if x is None or x != x else max(0, int(x)) for x in (start, end))
-    if start is not None and end is not None:
-        start, end = (start, start + 1) if start == end else sorted((start, end))
-    return start or 0, end
+    """A part of a video as the released code reads it: (start, end) in whole seconds.
 
+    Fractions are cut off, negative ones count as 0, swapped ones are swapped back, equal ones make
+    a second. Where none is given (None, or NaN: a table's empty cell) start is 0 and end None."""
+    def whole(x):
+        return None if x is None or x != x else max(0, int(x))
+    start, end = whole(start), whole(end)
+    if start is None or end is None:
+        return start or 0, end
+    return min(start, end), (start + 1 if start == end else max(start, end))
 
-# ---- which pixels
 
 def resize(frame, size):
-    """Short side to `size` by bicubic interpolation, then the central square: CLIP's transform up to normalisation.
+    """CLIP's transform up to normalisation: uint8 [H, W, 3] -> uint8 [size, size, 3].
 
-    frame: uint8 [H, W, 3]; returns uint8 [size, size, 3]."""
-    h, w = frame.shape[:2]
-    wide, high = (size, int(size * h / w)) if w <= h else (int(size * w / h), size)
+    The short side to `size` by bicubic interpolation, then the central square. None: no change."""
+    if size is None:
+        return frame
+    height, width = frame.shape[:2]
+    scale = min(height, width)
+    new_height, new_width = int(size * height / scale), int(size * width / scale)
     image = Image.fromarray(frame)
-    if (wide, high) != (w, h):
-        image = image.resize((wide, high), Image.BICUBIC)
-    left, top = int(round((wide - size) / 2)), int(round((high - size) / 2))
+    if (new_height, new_width) != (height, width):
+        image = image.resize((new_width, new_height), Image.BICUBIC)
+    left, top = int(round((new_width - size) / 2)), int(round((new_height - size) / 2))
     return np.array(image.crop((left, top, left + size, top + size)))
 
 
 def normalise(frames):
     """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in CLIP's scale (torch tensors)."""
-    import torch
     frames = torch.as_tensor(frames).movedim(-1, -3).float() / 255
-    mean, std = (torch.tensor(c, device=frames.device).view(3, 1, 1) for c in (CLIP_MEAN, CLIP_STD))
+    mean = torch.tensor(CLIP_MEAN, device=frames.device).view(3, 1, 1)
+    std = torch.tensor(CLIP_STD, device=frames.device).view(3, 1, 1)
     return (frames - mean) / std
 
 
 def pixels(frames, mask, device='cpu'):
-    """Frames as a store gives them, uint8 [n, F, S, S, 3], as CLIP takes them: float [n, F, 3, S, S], mask [n, F].
+    """Frames as they are stored, uint8 [n, F, S, S, 3], as CLIP takes them, on that device.
 
-    Padding is zero after normalisation, as the released loader leaves it."""
-    import torch
+    Returns (float [n, F, 3, S, S], mask [n, F]). Padding is zero after normalisation, as the
+    released loader leaves it."""
     mask = torch.as_tensor(mask).to(device)
-    return normalise(torch.as_tensor(frames).to(device)) * mask[:, :, None, None, None], mask
+    frames = normalise(torch.as_tensor(frames).to(device))
+    return frames * mask[:, :, None, None, None], mask
 
 
-# ---- reading
+def read_frames(path, max_frames=12, framerate=1, size=None, start=None, end=None,
+                sampling='stride', reader='auto'):
+    """Decode the sampled frames of a video: (uint8 [F, H, W, 3], their indices), upright.
 
-def read_frames(path, max_frames=12, framerate=1, size=None, start=None, end=None, sampling='stride'):
-    """Decode the sampled frames: (uint8 [F, H, W, 3], indices), upright where the file says how it was held.
+    size: apply `resize`. reader: "pyav" ("auto" is the same) or "decord"; all others as in
+    `sample_frame_indices`. decord gives the frames that the released code sees: mostly the same,
+    but wrong ones without a word where H.264 has open groups of pictures, MPEG-4 in .avi has B
+    frames, or the file is a .ts. It turns frames by quarters as the file says, but mirrors none.
+    Where a file holds fewer frames than it promises (a last one that cannot be decoded), PyAV takes
+    the indices anew from those it holds; with more than one and a tenth of all missing it is
+    truncated. Raises VideoError, and ImportError where decord is wanted and not installed."""
+    wish = (max_frames, framerate, start, end, sampling)
+    frames, indices = _read(path, wish, size, reader)
+    if len({frame.shape for frame in frames}) > 1:
+        raise VideoError(f'{path}: its frames differ in height and width. Read it with a `size`.')
+    return np.stack(frames), indices
 
-    `size` applies `resize`; start, end (seconds) and sampling as in `sample_frame_indices`. Where a file holds fewer frames
-    than it promises (a last one that cannot be decoded), the indices are taken anew from those it holds; with more than one
-    and a tenth of all missing it is truncated. Raises VideoError."""
-    return _checked(path, partial(_pick, path, max_frames, framerate, start, end, sampling),
-                    (lambda frame: frame) if size is None else partial(resize, size=size))
 
+def frame_indices(path, max_frames=12, framerate=1, start=None, end=None, sampling='stride',
+                  reader='auto'):
+    """The indices that `read_frames` will take, int [F]; raises what it raises.
 
-def frame_indices(path, max_frames=12, framerate=1, start=None, end=None, sampling='stride'):
-    """The indices that `read_frames` will take, int [F]; decodes the first of them only, which finds most bad files.
-
-    Raises VideoError."""
-    indices = []
-
-    def first(n_frames, fps):
-        indices[:] = _pick(path, max_frames, framerate, start, end, sampling, n_frames, fps)
-        return indices[:1]
-    _checked(path, first, lambda frame: frame)
+    Decodes the first of them only, which finds most bad files."""
+    wish = (max_frames, framerate, start, end, sampling)
+    _, indices = _read(path, wish, None, reader, limit=1)
     return np.array(indices)
 
 
-def _pick(path, max_frames, framerate, start, end, sampling, n_frames, fps):
-    """`sample_frame_indices` of a file, with what is wrong said of that file."""
-    if n_frames < 1:
-        raise VideoError(f'{path}: holds no frame that can be decoded. Copy it again, or take it out of the list.')
-    path = Path(path)
-    if not fps > 0:
-        if n_frames > 1:
-            raise VideoError(f'{path}: does not say how many frames a second it has (it says {fps}). Write it again with a '
-                             f'rate: ffmpeg -r 25 -i {path.name} -r 25 new{path.suffix}')
-        fps = 1  # a single frame has no rate, and needs none
-    indices = sample_frame_indices(n_frames, fps, max_frames, framerate, start, end, sampling)
-    if not indices:
-        raise VideoError(f'{path}: ends before its annotated start (it is {n_frames / fps:.1f} s long, the part begins at '
-                         f'{start} s). Is it the whole video, and does the annotation belong to it?')
-    return indices
+def frame_rate(path):
+    """The frames per second that a file states, 1.0 where it states none. Raises VideoError."""
+    with open_video(path) as (_, stream):
+        return float(stream.average_rate or stream.guessed_rate or 1)
 
 
-def _checked(path, pick, keep):
+@contextlib.contextmanager
+def open_video(path):
+    """A video as (PyAV container, its video stream), closed at the end.
+
+    Raises VideoError, also for whatever goes wrong in the caller's block."""
     path = Path(path)
     if not path.is_file():
         raise VideoError(f'{path}: no such file. Is data_dir right, and was the video downloaded?')
     if path.stat().st_size == 0:
         raise VideoError(f'{path}: the file is empty (0 bytes). Download or copy it again.')
+    with contextlib.suppress(UnidentifiedImageError):
+        with Image.open(path, formats=PICTURES) as image:
+            raise VideoError(f'{path}: is a picture ({image.format}) with the name of a video. '
+                             f'Put the video in its place.')
     try:
-        with Image.open(path, formats=STILLS) as image:
-            raise VideoError(f'{path}: is a picture ({image.format}) with the name of a video. Put the video in its place.')
-    except UnidentifiedImageError:
-        pass
-    try:
-        frames, indices = _decode(path, pick, keep)
+        # 'file:', else FFmpeg takes 12:30.mp4 for an address; tags are not always UTF-8
+        with av.open(f'file:{path}', metadata_errors='ignore') as container:
+            stream = _video_stream(path, container)
+            stream.codec_context.thread_count = 1  # many videos are read at once instead
+            yield container, stream
     except VideoError:
         raise
-    except Exception as error:  # FFmpeg's errors have classes of their own
-        reason = re.sub(r'^\[Errno \d+\] ', '', ' '.join(str(error).split())).split(':')[0][:160] or type(error).__name__
-        raise VideoError(f'{path}: cannot be decoded as a video ({reason}). It may be truncated or of another '
+    except Exception as error:  # FFmpeg's and decord's errors have classes of their own
+        reason = ' '.join(str(error).split())
+        reason = re.sub(r'^(\[.*?\] (/\S+: )?(Check failed: )?)+', '', reason).split(':')[0][:160]
+        raise VideoError(f'{path}: cannot be decoded as a video '
+                         f'({reason or type(error).__name__}). It may be truncated or of another '
                          f'kind; play it, then copy it again or take it out of the list.') from None
-    return np.stack(frames), indices
 
 
-def _decode(path, pick, keep):
-    """(kept frames, indices): what pick(n_frames, fps) wants, each as keep(frame) leaves it.
+def _video_stream(path, container):
+    """The best video stream: some files hold a second, smaller one, or the cover of an album."""
+    covers = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+    if not streams:
+        raise VideoError(f'{path}: holds no video stream (a sound file? a cover is no video). Copy '
+                         f'it again, or take it out of the list.')
+    best = container.streams.best('video')
+    stream = best if best in streams else streams[0]
+    if stream.codec_context is None:
+        raise VideoError(f'{path}: FFmpeg has no decoder for its codec. Convert it with a program '
+                         f'that plays it, or take it out of the list.')
+    return stream
 
-    The time stamps of the packets tell, before anything is decoded, which frames there are in which order, and where one
-    may seek to. decord, which the released code reads with, gives the same frames of most files, and wrong ones without a
-    word where H.264 has open groups of pictures, MPEG-4 in .avi has B frames, or the file is a .ts.
-    A frame leaves the decoder in full size: swscale's bicubic is not the PIL one of the released transform (42 of 255 apart
-    at most, 1.2 on average, on a film of 720 lines shrunk to 224)."""
-    import av
-    with av.open(str(path)) as container:
-        stream = container.streams.best('video')  # some files hold a second, smaller one
-        if stream is None:
-            raise VideoError(f'{path}: holds no video stream (a sound file?). Copy it again, or take it out of the list.')
-        stream.codec_context.thread_count = 1     # many videos are read at once instead
-        packets, moments = [], [0]                # moments: seconds, of whichever stream goes on longest
-        for packet in container.demux():
-            if packet.pts is not None:
-                moments.append(float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream is stream and packet.size and not packet.is_discard:
-                packets.append((packet.pts, packet.is_keyframe))
-        promised, begins = ((seconds or 0) / av.time_base for seconds in (container.duration, container.start_time))
-        length = max(moments) - begins
-        if length < min(0.9 * promised, promised - 1):
-            raise VideoError(f'{path}: ends after {length:.1f} of {promised:.1f} s; it looks truncated. Copy it again.')
+
+def _choose(path, n_frames, fps, wish):
+    """`sample_frame_indices` of this file. Raises VideoError where it has no frame for that."""
+    path = Path(path)
+    if n_frames < 1:
+        raise VideoError(f'{path}: holds no frame that can be decoded. Copy it again, or take it '
+                         f'out of the list.')
+    if not fps > 0 and n_frames > 1:
+        raise VideoError(f'{path}: does not say how many frames a second it has (it says {fps}). '
+                         f'Write it again with a rate: ffmpeg -r 25 -i {path.name} -r 25 '
+                         f'new{path.suffix}')
+    fps = fps if fps > 0 else 1  # a single frame has no rate, and needs none
+    indices = sample_frame_indices(n_frames, fps, *wish)
+    if not indices:
+        raise VideoError(f'{path}: ends before its annotated start (it is {n_frames / fps:.1f} s '
+                         f'long, the part begins at {wish[2]} s). Is it the whole video, '
+                         f'and does the annotation belong to it?')
+    return indices
+
+
+def _read(path, wish, size, reader, limit=None):
+    """(frames in their final form, indices); limit=1: only the first of the frames."""
+    if reader == 'decord':
+        return _read_by_decord(path, wish, size, limit)
+    if reader not in ('auto', 'pyav'):
+        raise ValueError(f'reader is "auto", "pyav" or "decord", not {reader!r}')
+    with open_video(path) as (container, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        indices = pick(len(packets), fps)
-        frames = _seek(container, stream, packets, indices, keep)
-    return (frames, indices) if frames else _count(path, len(packets), fps, pick, keep)
+        times, keys = _survey(path, container, stream)
+        indices = _choose(path, len(times), fps, wish)
+        frames = _decode_by_seeking(container, stream, times, keys, indices[:limit], size)
+    if frames is not None:
+        return frames, indices
+    frames, found = _decode_in_order(path, indices[:limit], size)
+    if found < min(0.9 * len(times), len(times) - 1):
+        raise VideoError(f'{path}: only {found} of {len(times)} frames could be decoded; the file '
+                         f'looks truncated. Copy it again.')
+    if indices[-1] >= found:
+        indices = _choose(path, found, fps, wish)
+        frames, _ = _decode_in_order(path, indices[:limit], size)
+    return frames, indices
 
 
-def _seek(container, stream, packets, indices, keep):
-    """The wanted frames by their time stamps, from the nearest key frame each; None where that does not find all of them."""
-    import av
-    times = [time for time, _ in packets]
+def _read_by_decord(path, wish, size, limit):
+    try:
+        import decord
+    except ImportError:
+        raise ImportError('reader "decord" is not installed (it exists for Windows, and Linux on '
+                          'x86-64): pip install decord, or set reader to "auto"') from None
+    decord.logging.set_level(decord.logging.QUIET)
+    with open_video(path) as (container, stream):
+        _survey(path, container, stream)  # decord fills up what a truncated file lacks
+        video = decord.VideoReader(f'file:{path}', ctx=decord.cpu(0), num_threads=1)
+        indices = _choose(path, len(video), video.get_avg_fps(), wish)
+        frames = video.get_batch(indices[:limit]).asnumpy()
+        return [resize(frame, size) for frame in frames], indices
+
+
+def _survey(path, container, stream):
+    """What the packets tell before anything is decoded: (times, keys), in units of time_base.
+
+    times: when each frame is shown, in the order of the file; keys: those of the key frames.
+    Raises VideoError where the packets end long before the length that the file states."""
+    times, keys, end = [], [], 0.0
+    for packet in container.demux():
+        if packet.pts is not None:  # of whichever stream goes on longest
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream is stream and packet.size and not packet.is_discard:
+            times.append(packet.pts)
+            if packet.is_keyframe:
+                keys.append(packet.pts)
+    start = (container.start_time or 0) / av.time_base
+    # some files count their length from 0, though their first frame comes later
+    promised = (container.duration or 0) / av.time_base - max(start, 0)
+    if end - start < min(0.9 * promised, promised - 1):
+        raise VideoError(f'{path}: ends after {end - start:.1f} of {promised:.1f} s; it looks '
+                         f'truncated. Copy it again.')
+    return times, keys
+
+
+def _decode_by_seeking(container, stream, times, keys, indices, size):
+    """The frames at `indices`, each decoded from the nearest key frame before it.
+
+    None where the time stamps do not lead to them: then all must be decoded in order."""
     if None in times or len(set(times)) < len(times):
         return None
-    keys = sorted(time for time, key in packets if key)
-    if container.format.name == 'avi' and times != sorted(times):
-        return None  # .avi holds no time stamps: they are guessed, and with B frames guessed wrongly
-    times.sort()
-    wanted, frames, at, decoder = {times[i] for i in indices}, [], None, None
+    if stream.codec_context.pix_fmt == 'pal8':
+        return None  # the palette may come once, with the first frame
+    shown, keys = sorted(times), sorted(keys)
+    if container.format.name == 'avi' and times != shown:
+        return None  # .avi holds no time stamps: they are guessed, with B frames wrongly
+    wanted = [shown[i] for i in indices]
+    frames, position = [], -math.inf
     try:
-        for time in sorted(wanted):
+        for time in wanted:
             key = keys[bisect_right(keys, time) - 1]
-            if at is None or key > at:
+            if key > position:
                 container.seek(key, stream=stream)
-                at, decoder = times[0] - 1, _decoded(container, stream, wanted)
-            for frame in decoder:
-                if frame.pts is None or frame.pts < at:
-                    return None
-                at = frame.pts
-                if at >= time:
-                    break
-            if at != time:
+                decoder = _frames_from_here(container, stream, set(wanted))
+            position = time
+            frame = next((frame for frame in decoder if frame.pts >= time), None)
+            if frame is None or frame.pts != time:
                 return None
-            frames.append(keep(upright(frame)))
-    except (av.error.FFmpegError, IndexError):
+            frames.append(resize(upright(frame), size))
+    except (av.error.FFmpegError, IndexError):  # no key frame at all
         return None
     return frames
 
 
-def _decoded(container, stream, wanted):
-    """Frames from here on, without those that are neither wanted nor needed by another one."""
+def _frames_from_here(container, stream, wanted):
+    """Frames as long as they come in order, without those that are neither wanted nor needed."""
+    last = -math.inf
     for packet in container.demux(stream):
         stream.codec_context.skip_frame = 'DEFAULT' if packet.pts in wanted else 'NONREF'
-        yield from packet.decode()
+        for frame in packet.decode():
+            if frame.pts is None or frame.pts < last:
+                return
+            last = frame.pts
+            yield frame
+
+
+def _decode_in_order(path, indices, size):
+    """(the frames at `indices`, how many there are in all), by decoding the whole file."""
+    frames, found, wanted = [], 0, set(indices)
+    with open_video(path) as (container, stream):
+        for packet in container.demux(stream):
+            with contextlib.suppress(av.error.InvalidDataError):
+                for frame in packet.decode():
+                    if found in wanted:
+                        frames.append(resize(upright(frame), size))
+                    found += 1
+    return frames, found
 
 
 def upright(frame):
-    """uint8 [H, W, 3], turned as the file says it is to be shown."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), round(getattr(frame, 'rotation', 0) / 90)))
+    """A decoded frame (PyAV) as uint8 [H, W, 3], turned and mirrored as its file says.
 
-
-def _count(path, n_frames, fps, pick, keep):
-    """The wanted frames by decoding everything; if fewer frames come than promised, those are what is sampled from."""
-    import av
-    for promised in (n_frames, None):
-        indices = pick(promised or found, fps)
-        wanted, frames, found = set(indices), [], 0
-        with av.open(str(path)) as container:
-            stream = container.streams.best('video')
-            stream.codec_context.thread_count = 1
-            for packet in container.demux(stream):
-                try:
-                    decoded = packet.decode()
-                except av.error.InvalidDataError:
-                    continue
-                for frame in decoded:
-                    if found in wanted:
-                        frames.append(keep(upright(frame)))
-                    found += 1
-        if found < min(0.9 * n_frames, n_frames - 1):
-            raise VideoError(f'{path}: only {found} of {n_frames} frames could be decoded; the file looks truncated. '
-                             f'Copy it again.')
-        if len(frames) == len(indices):
-            break
-    return frames, indices
+    In full size: swscale's bicubic is not the PIL one of the released transform (42 of 255 apart
+    at most, 1.2 on average, on a film of 720 lines shrunk to 224)."""
+    image = frame.to_ndarray(format='rgb24')
+    matrix = frame.side_data.get('DISPLAYMATRIX')
+    if matrix is None:
+        return image
+    # a pixel at (x, y) is shown at (a x + c y, b x + d y), but for a shift
+    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, np.int32).reshape(3, 3).tolist()
+    if abs(b) > abs(a):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    image = image[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
+    return np.ascontiguousarray(image)
 
 
 def write_video(path, frames, fps):
-    """uint8 [F, H, W, 3] to an H.264 .mp4 (even height and width), the same bytes for the same frames.
+    """Write uint8 [F, H, W, 3] (even height and width) as an H.264 .mp4.
 
-    Without x264's lookahead (`zerolatency`): with it one file in twenty came out differently from process to process."""
-    import av
+    The file is the same to the byte for the same frames: without x264's lookahead (`zerolatency`),
+    with which one in twenty came out differently from process to process."""
+    options = {'crf': '18', 'preset': 'veryfast', 'tune': 'zerolatency', 'threads': '1', 'g': '12'}
     with av.open(str(path), 'w') as container:
-        stream = container.add_stream('libx264', rate=Fraction(fps))
+        stream = container.add_stream('libx264', rate=Fraction(fps), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = 'yuv420p'
-        stream.options = {'crf': '18', 'preset': 'veryfast', 'tune': 'zerolatency', 'threads': '1', 'g': '12'}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
         container.mux(stream.encode())
