@@ -5,6 +5,8 @@ import re
 import threading
 from pathlib import Path
 
+import yaml
+
 
 @contextlib.contextmanager
 def atomic_write(path, durable=True):
@@ -43,3 +45,56 @@ def remove_halves(folder):
         # safetensors writes a half of its own beside ours
         if half.suffix == '.half' or re.fullmatch(r'\.tmp\w{6}', half.name):
             half.unlink(missing_ok=True)
+
+
+def read_text(path, unit='row'):
+    """A text file in UTF-8 (with or without a byte-order mark), line ends as newlines.
+
+    Raises ValueError with file and row (or what else `unit` calls a line) for any other text."""
+    raw = Path(path).read_bytes()
+    try:
+        return raw.decode('utf-8-sig').replace('\r\n', '\n')
+    except UnicodeDecodeError as error:
+        line = raw[:error.start].count(b'\n') + 1
+        raise ValueError(f'{path}, {unit} {line}: not UTF-8 text (byte {raw[error.start]:#04x}); '
+                         f'save the file as UTF-8, or download it again') from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML of plain values alone: no key twice, and `1:30` is text, not the number 90."""
+
+    def resolve(self, kind, value, implicit):
+        if kind is yaml.ScalarNode and ':' in value:
+            return self.DEFAULT_SCALAR_TAG
+        return super().resolve(kind, value, implicit)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(problem=f'the key {key.value!r} is there twice',
+                                           problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path):
+    """The settings in a YAML file: a dict, empty where the file says nothing.
+
+    Raises ValueError with file and line for what is not one mapping of plain values in UTF-8:
+    broken YAML, tabs, a key twice, a tag that asks for Python's objects, several documents."""
+    text = read_text(path, 'line')
+    expected = 'expected one mapping of plain values, `name: value` on each line, indented by spaces'
+    try:
+        settings = yaml.load(text, _PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        line, problem = error.problem_mark.line + 1, error.problem
+    except yaml.reader.ReaderError as error:
+        line, problem = text.count('\n', 0, error.position) + 1, error.reason
+    except (ValueError, RecursionError) as error:  # such as a date that no calendar has
+        line, problem = 1, error
+    else:
+        if settings is None or isinstance(settings, dict):
+            return settings or {}
+        line, problem = 1, f'found {settings!r:.60}'
+    raise ValueError(f'{path}, line {line}: {expected}; {problem}')
