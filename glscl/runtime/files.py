@@ -71,30 +71,31 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.MarkedYAMLError(problem=f'the key {key.value!r} is there twice',
+            name = str(key.value)
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f'the key {name!r} is there twice',
                                            problem_mark=key.start_mark)
-            seen.add(str(key.value))
+            seen.add(name)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path):
-    """The settings in a YAML file: a dict, empty where the file says nothing.
+    """The settings in a YAML file as a dict, empty where the file says nothing.
 
     Raises ValueError with file and line for what is not one mapping of plain values in UTF-8:
-    broken YAML, tabs, a key twice, a tag that asks for Python's objects, several documents."""
+    broken YAML, tabs, a key twice, a tag that asks for an object of Python, several documents."""
     text = read_text(path, 'line')
-    expected = 'expected one mapping of plain values, `name: value` on each line, indented by spaces'
+    line = 1
     try:
         settings = yaml.load(text, _PlainLoader)
-    except yaml.MarkedYAMLError as error:
-        line, problem = error.problem_mark.line + 1, error.problem
-    except yaml.reader.ReaderError as error:
-        line, problem = text.count('\n', 0, error.position) + 1, error.reason
-    except (ValueError, RecursionError) as error:  # such as a date that no calendar has
-        line, problem = 1, error
-    else:
         if settings is None or isinstance(settings, dict):
             return settings or {}
-        line, problem = 1, f'found {settings!r:.60}'
-    raise ValueError(f'{path}, line {line}: {expected}; {problem}')
+        problem = f'found {settings!r:.60}'
+    except yaml.MarkedYAMLError as error:
+        line, problem = error.problem_mark.line + 1, error.problem
+    except yaml.reader.ReaderError as error:  # a character that no text has
+        line, problem = text.count('\n', 0, error.position) + 1, error.reason
+    except (TypeError, ValueError, RecursionError) as error:  # such as a date of no calendar
+        problem = error
+    raise ValueError(f'{path}, line {line}: expected one mapping, a `name: value` on each line, '
+                     f'indented by spaces; {problem}')

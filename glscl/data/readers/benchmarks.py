@@ -93,7 +93,7 @@ def msvd(data_dir, split, select_on):
             raise ValueError(f'{where}: {video_id!r} has no captions in {path}')
         where = f'{path}, row {video_id!r}'
         for words in files.field(captions, video_id, 'a list', path):
-            words = files.expect(words, 'a list of words', f'{where}, field caption')
+            words = files.expect(words, 'a list of words', where, 'caption')
             rows.append((where, {'video_id': video_id, 'caption': ' '.join(words)}))
     return table(rows, video_id='text', caption='text')
 

@@ -28,9 +28,10 @@ KINDS = {  # what a value can be expected to be, in the words of the message
 }
 
 
-def expect(value, kind, where):
+def expect(value, kind, where, name=None):
     """The value itself, if it is of that kind (a key of KINDS); else ValueError."""
     if not KINDS[kind](value):
+        where = f'{where}, field {name}' if name else where
         raise ValueError(f'{where}: expected {kind}, found {value!r:.60}')
     return value
 
@@ -40,7 +41,7 @@ def field(row, name, kind, where):
     expect(row, 'an object', where)
     if name not in row:
         raise ValueError(f'{where}, field {name}: missing; there are {", ".join(map(str, row))}')
-    return expect(row[name], kind, f'{where}, field {name}')
+    return expect(row[name], kind, where, name)
 
 
 def table(rows, **kinds):

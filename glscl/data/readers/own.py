@@ -64,7 +64,7 @@ def _of_file(file):
 def _row(where, row, folder):
     """A row, checked: as `own` returns it. A table from elsewhere must not reach other files."""
     path = files.field(row, 'path', 'text', where)
-    files.expect(path, 'the path of a video', f'{where}, field path')
+    files.expect(path, 'the path of a video', where, 'path')
     parts = PureWindowsPath(path)  # knows both separators, and drives
     if (parts.anchor or '..' in parts.parts
             or not (folder / path).resolve().is_relative_to(folder.resolve())):
@@ -88,4 +88,4 @@ def _seconds(row, name, where):
     if not isinstance(value, bool):
         with contextlib.suppress(TypeError, ValueError):
             value = float(value)
-    return files.expect(value, 'seconds from the start of the video', f'{where}, field {name}')
+    return files.expect(value, 'seconds from the start of the video', where, name)
