@@ -20,7 +20,9 @@ import torch
 from .scoring import features, rounds, spread, working_memory
 from ..checkpoints import atomic
 from ..heads.costs import clock, median
-from ..heads import HEADS, Kept
+from ..data.batch import Items
+from ..heads import HEADS
+from ..heads.base import bytes_per_item, compact
 from ..runtime.devices import machine
 
 SIZES = dict(F=12, L=32, D=512, Q=8)
@@ -45,7 +47,7 @@ def built(method, device, D=SIZES['D'], block=256):
     head = Head(width=D, **(dict(temporal_layers=0) if Head.has_time else {})).eval().to(device)
     texts, videos = features(TEXTS, block, SIZES['F'], D, SIZES['Q'], SIZES['L'], device)
     return (head, head.encode_texts(texts.sentence, texts.words, texts.mask),
-            head.encode_videos(videos.frames, videos.mask).compact())
+            compact(head.encode_videos(videos.frames, videos.mask)))
 
 
 def repeated(block, V):
@@ -55,7 +57,7 @@ def repeated(block, V):
         for start in range(0, V, len(x)):
             out[start:start + len(x)] = x[:V - start]
         return out
-    return Kept(**{name: fill(x) for name, x in vars(block).items()})
+    return Items(**{name: fill(x) for name, x in vars(block).items()})
 
 
 def timed(fn, seconds, repeats, device):
@@ -115,9 +117,9 @@ def pair_time(head, texts, gallery, seconds, repeats, device):
 def measure(method, V, device, memory, seconds, repeats):
     """The row of one head and one gallery."""
     head, texts, block = built(method, device)
-    row = dict(method=method, device=device, videos=V, bytes_per_video=block.bytes,
-               bytes_counted=HEADS[method].cost(**SIZES).video_bytes, bytes_gallery=V * block.bytes,
-               fits=V * block.bytes <= memory, memory_limit=int(memory), **machine())
+    row = dict(method=method, device=device, videos=V, bytes_per_video=bytes_per_item(block),
+               bytes_counted=HEADS[method].cost(**SIZES).video_bytes, bytes_gallery=V * bytes_per_item(block),
+               fits=V * bytes_per_item(block) <= memory, memory_limit=int(memory), **machine())
     if row['fits']:
         gallery, row['query'] = query_time(head, texts[:1], block, V, seconds, repeats, device)
         row['pair'] = pair_time(head, texts, gallery, seconds / 4, repeats, device)

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from ..heads.costs import concept_cost, global_direct, pair_cost
-from ..interaction import LocalInteraction, global_similarity, gram, local_similarity
+from ..heads.costs import concept_cost, pair_cost
+from ..interaction import LocalInteraction, global_similarity, global_similarity_printed, gram, local_similarity
 from ..model import GLSCL, Texts, Videos
 from ..runtime.devices import machine
 
@@ -70,7 +70,7 @@ def slow_forms(texts, videos, local, model, batch=100):
 
     def direct():
         S_l = torch.einsum('tqd,vqd->tv', texts.concepts, videos.concepts) / texts.concepts.shape[1]
-        S_g = global_direct(texts.sentence, videos.frames, videos.mask, model.config.temperature)
+        S_g = global_similarity_printed(texts.sentence, videos.frames, videos.mask, model.config.temperature)
         return S_g + model.config.local_weight * S_l
     return {'concepts': lambda: concepts(local.video_concepts), 'concepts, all layers per item': lambda: concepts(plain),
             'whole stage': stage, 'direct form': direct}

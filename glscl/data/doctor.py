@@ -56,7 +56,7 @@ def videos(config, data_dir, split, paths):
         if config.dataset == 'own' or not isinstance(error, FileNotFoundError):
             yield Todo(f'{split}: {error}')
         return
-    listed = dict(zip(table['video_id'], table['path'], strict=True))
+    listed = dict(zip(table['video_id'], table['path']))
     paths.update(listed)
     lost = [video_id for video_id, path in listed.items() if path is None]
     yield (f'{split}: {len(table):,} captions of {len(listed):,} videos, '

@@ -17,7 +17,7 @@ import pandas as pd
 from . import significance as statistics
 from ..checkpoints import atomic
 from ..config import load_config
-from ..data.pairs import load_shapes
+from ..data.splits import load_shapes
 from ..evaluation import evaluate
 from ..metrics import ranks
 from ..runtime.devices import machine

@@ -41,7 +41,7 @@ def _msrvtt_data(data_dir):
     data = read_json(path)
     videos = rows_of(path, files.field(data, 'videos', 'a list', path), ' of "videos"')
     videos = table(videos, video_id='text', split='text')
-    split_of = dict(zip(checked_ids(videos.values), videos['split'], strict=True))
+    split_of = dict(zip(checked_ids(videos.values), videos['split']))
     rows = rows_of(path, files.field(data, 'sentences', 'a list', path), ' of "sentences"')
     rows = table(rows, video_id='text', caption='text')
     unknown = rows[~rows['video_id'].isin(split_of)]
