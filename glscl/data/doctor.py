@@ -21,9 +21,8 @@ from .readers.benchmarks import FILES
 from .readers.files import locate
 from .video import VideoError, read_frames
 
-# What a transformer block keeps of a token for its backward pass, in 16 bits and with fused
-# attention, in bytes times its width (Korthikanti et al. 2022, "Reducing activation
-# recomputation", section 4.1).
+# Times width and blocks: what a token leaves for the backward pass in 16 bits, with fused attention
+# (Korthikanti et al. 2022, "Reducing activation recomputation", section 4.1).
 BYTES_A_TOKEN = 34
 
 
@@ -95,20 +94,13 @@ def weights(config):
         small = f'shipped with glscl, {data_path("clip_small.safetensors")}'
         yield f'{name}: {small if name == "small" else "random weights, nothing to load"}'
         return
-    tag = None
-    if name != 'small':
-        tag = open_clip.get_pretrained_cfg(name.replace('/', '-'), source)
-    place = Path(source)
-    if tag and not place.is_file():
-        place = find_weights(name, source)
-    if place and place.is_file():
-        yield f'{name} ({source}): {place}'
-        return
-    yield f'{name} ({source}): MISSING'
-    if tag:
+    place = find_weights(name, source)
+    yield f'{name} ({source}): {place or "MISSING"}'
+    tag = open_clip.get_pretrained_cfg(name.replace('/', '-'), source)
+    if not place and tag:
         yield Todo(f'fetch {tag.get("url") or tag["hf_hub"]} into ~/.cache/clip, or anywhere and '
                    f'set clip_pretrained to its path; with a network, the first run does it')
-    else:
+    elif not place:
         yield Todo(f'clip_pretrained: {source!r} is neither a file nor a tag of open_clip for '
                    f'{name}')
 

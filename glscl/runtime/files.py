@@ -28,8 +28,8 @@ def atomic_write(path, durable=True):
 
     A reader never meets half a file, a machine that goes down leaves the old one or the new one,
     and of two writers either may win. The folder is made where it is missing; an error, also one
-    of the caller's, leaves `path` as it was. durable=False does not wait for the disk: for caches of
-    very many small files. Raises whatever the system says (OSError)."""
+    of the caller's, leaves `path` as it was. durable=False does not wait for the disk: for caches
+    of very many small files. Raises whatever the system says (OSError)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}.half')

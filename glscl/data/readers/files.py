@@ -89,9 +89,8 @@ def find(data_dir, names, *wanted):
     found = locate(data_dir, names)
     for name in wanted:
         if name not in found:
-            have = ', '.join(other for other in names if other in found) or 'none'
             raise FileNotFoundError(f'{name} is neither in {data_dir} nor up to two levels below '
-                                    f'it (found: {have}); data/README.md says where it is from')
+                                    f'it; data/README.md says where it comes from')
     return [found[name] for name in wanted]
 
 

@@ -23,8 +23,7 @@ def own(data_dir, split, select_on):
     wanted = 'train' if held_out else split
     rows = rows[rows['split'] == wanted]
     if rows.empty:
-        raise ValueError(f'{file}: no row has "{wanted}" in the column split; write train, val or '
-                         f'test in it for each row')
+        raise ValueError(f'{file}: no row has "{wanted}" in the column split; write it there')
     return (hold_out(rows, split) if held_out else rows).to_dict('records')
 
 
@@ -32,8 +31,7 @@ def _of_folder(data_dir, folder, split):
     paths = [here / name for here, names in files.walk(data_dir) for name in names
              if name.lower().endswith(files.VIDEOS)]
     if split != 'test':
-        raise ValueError(f'{folder}: a folder has no captions, so no split "{split}"; give a CSV '
-                         f'file with path, caption, split')
+        raise ValueError(f'{folder} has no captions, so no split "{split}"; give a CSV with them')
     if not paths:
         raise FileNotFoundError(f'{folder}: no video below it ({", ".join(files.VIDEOS)})')
     return [(str(path), path.relative_to(folder).as_posix(), str(path), '', None, None, 'test')
@@ -57,7 +55,8 @@ def _of_file(file):
         for name in ('path', 'start', 'end', 'split'):
             if row[name] != seen[name]:
                 raise ValueError(f'{row["where"]}, field video_id: {row["video_id"]!r} is listed '
-                                 f'twice with another {name}, first in {seen["where"]}')
+                                 f'twice with another {name}, first in {seen["where"]}; give each '
+                                 f'clip an id of its own, in one split')
     return rows
 
 
@@ -68,16 +67,15 @@ def _row(where, row, folder):
     parts = PureWindowsPath(path)  # knows both separators, and drives
     if (parts.anchor or '..' in parts.parts
             or not (folder / path).resolve().is_relative_to(folder.resolve())):
-        raise ValueError(f'{where}, field path: {path!r} points outside {folder}; paths are '
-                         f'relative to the table: put it into the folder that holds all videos')
+        raise ValueError(f'{where}, field path: {path!r} points outside {folder}; put the table '
+                         f'into the folder that holds all videos')
     start, end = _seconds(row, 'start', where), _seconds(row, 'end', where)
     if None not in (start, end) and start >= end:
         raise ValueError(f'{where}, field end: {end} s is not after the start, {start} s')
-    row = {'video_id': path, 'split': 'test', **row}
     return {'where': where, 'path': str(folder / path), 'start': start, 'end': end,
-            'video_id': files.field(row, 'video_id', 'an id', where),
             'caption': files.field(row, 'caption', 'text', where),
-            'split': files.field(row, 'split', 'train, val or test', where)}
+            'video_id': files.expect(row.get('video_id', path), 'an id', where, 'video_id'),
+            'split': files.expect(row.get('split', 'test'), 'train, val or test', where, 'split')}
 
 
 def _seconds(row, name, where):
