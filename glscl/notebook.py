@@ -12,7 +12,7 @@ import pandas as pd
 
 from .checkpoints import load_model
 from .config import Config, cache_dir, load_config
-from .data.splits import load_split
+from .datasets.splits import load_split
 from .runtime.devices import machine, pick_device
 from .runtime.files import atomic_write
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ..data.frames import load_frames
-from ..runtime.devices import machine
 from ..data.video import read_frames, resize, sample_frame_indices, upright
+from ..runtime.devices import machine
 
 # What the five sets' files look like: codec, frames a second, short side, container, options
 MIX = {'H.264 30/s 240p .mp4': ('libx264', 30, 240, '.mp4', {}),

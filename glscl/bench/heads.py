@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from .scoring import features, rounds, spread, working_memory
 from ..checkpoints import atomic
-from ..heads.costs import clock, median
 from ..data.batch import Items
 from ..heads import HEADS
 from ..heads.base import bytes_per_item, compact
+from ..heads.costs import clock, median
 from ..runtime.devices import machine
+from .scoring import features, rounds, spread, working_memory
 
 SIZES = dict(F=12, L=32, D=512, Q=8)
 TEXTS, BLOCK = 100, 1000  # a pair's time is that of so many texts by so many videos

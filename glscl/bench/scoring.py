@@ -19,7 +19,13 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from ..heads.costs import concept_cost, pair_cost
-from ..interaction import LocalInteraction, global_similarity, global_similarity_printed, gram, local_similarity
+from ..interaction import (
+    LocalInteraction,
+    global_similarity,
+    global_similarity_printed,
+    gram,
+    local_similarity,
+)
 from ..model import GLSCL, Texts, Videos
 from ..runtime.devices import machine
 

@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ..search import gallery as retrieval, shards, shortlist
 from ..checkpoints import load_model
 from ..interaction import gram
 from ..model import Texts, Videos
 from ..runtime.devices import machine
+from ..search import gallery as retrieval
+from ..search import shards, shortlist
 
 LATENT, NOISE = 32, 1.0
 

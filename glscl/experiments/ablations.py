@@ -1,8 +1,8 @@
 """What the runs of a sweep say: each variant against the full model."""
 import json
 
-from . import significance as statistics
 from ..config import data_path, load_config
+from . import significance as statistics
 
 MAIN = ('mean pooling', 'global only', 'local only', 'full')
 THEMES = {  # a setting, perhaps with its value -> what it is about; the first that a variant changes decides

@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from . import significance as statistics, sweep
 from ..checkpoints import atomic
 from ..config import data_path
+from . import significance as statistics
+from . import sweep
 
 
 def chosen(runs):

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import significance as statistics
 from ..checkpoints import atomic
 from ..config import load_config
-from ..data.splits import load_shapes
+from ..datasets.splits import load_shapes
 from ..evaluation import evaluate
 from ..metrics import ranks
 from ..runtime.devices import machine
 from ..training import Trainer
+from . import significance as statistics
 
 METHODS = {
     'mean pooling': dict(pooling='mean', local_weight=0.0),

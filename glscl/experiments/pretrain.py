@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..data import shapes
-from ..data.tokens import tokenize
 from ..clip_models import small_clip
+from ..data.tokens import tokenize
+from ..data.video import normalise, resize
+from ..datasets import shapes
 from ..encoders import normalised
 from ..losses import contrastive
 from ..runtime.devices import machine, pick_device, seed_everything
-from ..data.video import normalise, resize
 
 
 def frame_pool(n, seed, workers=2):

@@ -25,10 +25,10 @@ from pathlib import Path
 
 import yaml
 
-from . import ablations
 from ..checkpoints import atomic
 from ..config import Config
 from ..notebook import REPOSITORY_NOTEBOOKS, begin
+from . import ablations
 
 NOTEBOOKS = ('04_training', '05_evaluation')
 KEYS = ('notebooks', 'base', 'seeds', 'variants', 'grid', 'one_at_a_time', 'keep_models')
@@ -282,6 +282,7 @@ def _report(out, finished, owner):
     compared = ablations.differences(finished, owner)
     if len(compared):
         import matplotlib.pyplot as plt
+
         from ..plots import forest
         forest(compared)
         plt.savefig(out / 'results.png', dpi=120, bbox_inches='tight')

@@ -7,7 +7,7 @@ import open_clip
 import pytest
 import torch
 
-from glscl.data import shapes
+from glscl.datasets import shapes
 from glscl.clip_models import load_clip, small_clip
 from glscl.encoders import Clip, TemporalLSTM, TemporalTransformer
 from glscl.data.tokens import tokenize, tokenizer

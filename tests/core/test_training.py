@@ -17,7 +17,7 @@ from glscl import GLSCL, Trainer, load_model, save_model
 from glscl.data import frames as store
 from glscl.checkpoints import save_result
 from glscl.data.pairs import load_pairs
-from glscl.data.splits import load_shapes, shapes_table
+from glscl.datasets.splits import load_shapes, shapes_table
 from glscl.evaluation import evaluate
 from glscl.data.feature_cache import word_features
 from glscl.runtime.devices import seed_everything

@@ -14,7 +14,7 @@ from PIL import Image
 
 from glscl.data import video
 from glscl.data.frames import load_frames
-from glscl.data.shapes import random_video, render
+from glscl.datasets.shapes import random_video, render
 from glscl.data.video import (
     VideoError,
     frame_indices,

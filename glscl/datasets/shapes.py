@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .video import write_video
+from ..data.video import write_video
 
 SIZE, FPS = 64, 3  # pixels, frames per second
 SPLITS = {'train': 2000, 'val': 200, 'test': 500}

@@ -7,8 +7,8 @@ from trees import make_tree
 
 from glscl import clip_weights
 from glscl.config import Config, data_path, load_config
-from glscl.data import doctor
-from glscl.data.doctor import Todo
+from glscl.datasets import doctor
+from glscl.datasets.doctor import Todo
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pytest
 from trees import TREES, make_tree, say
 
 from glscl.config import Config
-from glscl.data.readers import benchmarks, files, find_videos, load_table
-from glscl.data.splits import load_split
+from glscl.datasets.readers import benchmarks, files, find_videos, load_table
+from glscl.datasets.splits import load_split
 
 COLUMNS = ['video_id', 'path', 'caption', 'start', 'end']
 SETS = ('msrvtt', 'msrvtt7k', 'msvd', 'lsmdc', 'didemo', 'activitynet')

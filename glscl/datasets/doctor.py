@@ -15,11 +15,11 @@ import torch
 from ..clip_models import SMALL, image_size
 from ..clip_weights import architecture, find_weights
 from ..config import cache_dir, data_path
+from ..data.video import VideoError, read_frames
 from . import shapes
 from .readers import load_table
 from .readers.benchmarks import FILES
 from .readers.files import locate
-from .video import VideoError, read_frames
 
 # Times width and blocks: what a token leaves for the backward pass in 16 bits, with fused attention
 # (Korthikanti et al. 2022, "Reducing activation recomputation", section 4.1).
