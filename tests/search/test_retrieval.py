@@ -519,7 +519,7 @@ def test_without_faiss_a_shortlist_says_how_to_get_it(gallery, monkeypatch):
 
 
 def test_bench_finds_what_it_generated(tmp_path, model, capsys):
-    made = bench_retrieval.Made(model)
+    made = bench_retrieval.Generated(model)
     bench_retrieval.generate(tmp_path, model, 50)
     found = glscl.Gallery(tmp_path, model).search(made.texts(50, 50), 1)
     assert sum(f'/generated/{v}.mp4' == row[0].path for v, row in enumerate(found)) > 40
