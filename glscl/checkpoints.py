@@ -1,104 +1,147 @@
-"""What a run leaves behind: weights with their configuration, results with their provenance; whole or not at all."""
-import contextlib
+"""What a run leaves behind: weights with their configuration, results with their provenance."""
 import dataclasses
 import json
-import os
-import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from .config import Config, data_path
+from .config import SETTINGS, Config, data_path
 from .encoders import build_clip, small_clip_of
-from .heads.model import build
+from .model import GLSCL
 from .runtime.devices import machine
+from .runtime.files import atomic_write
 
-
-def atomic(path, write):
-    """Write beside the place and move there: a reader never meets half a file."""
-    half = Path(path).with_name(f'.{Path(path).name}.{os.getpid()}')
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write(half)
-        with open(half, 'rb+') as written:
-            os.fsync(written.fileno())  # else a machine that goes down may leave the name and not the bytes
-        os.replace(half, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise OSError(f'cannot write {path}: {error}. Is the disk full, or the folder not yours to write to? '
-                      f'Name another run_dir.') from error
-    finally:
-        with contextlib.suppress(OSError):
-            half.unlink()
-
-
-def sweep(folder):
-    """Take away the halves that `atomic` left where its process was killed; nobody else may be writing there."""
-    for half in Path(folder).glob('.*'):
-        if half.suffix[1:].isdigit() or re.fullmatch(r'\.tmp\w{6}', half.name):  # safetensors writes a half of its own first
-            half.unlink(missing_ok=True)
+# What the shapes of the weights depend on, besides whether there is a local module.
+ARCHITECTURE = ('clip', 'head', 'temporal', 'temporal_layers', 'num_queries', 'decoder_layers',
+                'share_queries', 'share_decoder')
 
 
 def save_model(model, path, half=False):
-    """Weights and configuration in one .safetensors file (`half`: as float16, half the size)."""
+    """Weights and configuration in one .safetensors file (`half`: as float16, half the size).
+
+    OSError where it cannot be written."""
     seen, state = set(), {}
     for name, value in model.state_dict().items():
         if value.data_ptr() not in seen:  # shared queries and decoder are stored once
             seen.add(value.data_ptr())
-            state[name] = (value.half() if half else value).detach().cpu().contiguous()
-    ids = model.clip.rows
-    words = [] if ids is None else [int(t) for t in (ids > 1).nonzero().flatten()]
-    meta = dict(config=json.dumps(dataclasses.asdict(model.config)), token_ids=json.dumps(words),
-                quick_gelu=json.dumps(model.clip.quick_gelu))
-    atomic(path, lambda p: save_file(state, p, meta))
+            value = value.half() if half else value
+            state[name] = value.detach().cpu().contiguous()
+    rows = model.clip.rows
+    token_ids = [] if rows is None else (rows > 1).nonzero().flatten().tolist()
+    meta = dict(config=json.dumps(dataclasses.asdict(model.config)),
+                token_ids=json.dumps(token_ids), quick_gelu=json.dumps(model.clip.quick_gelu))
+    with writing(path) as half_written:
+        save_file(state, half_written, meta)
 
 
 def load_model(path=None, config=None, device='cpu'):
-    """The model of a checkpoint. path: a .safetensors file, a run's folder, or None for the shipped one.
+    """The GLSCL of a checkpoint, in evaluation mode.
 
-    With `config`, the checkpoint must have been made with the same architecture; else ValueError names what differs."""
+    path: a .safetensors file, a run's folder, or None for the shipped one. With `config` the
+    checkpoint must have been made with the same architecture; else ValueError names what differs.
+    ValueError also where the file is damaged or of another head (`glscl.heads.load` reads those),
+    FileNotFoundError where there is none."""
+    saved, clip, state = read_checkpoint(path, config)
+    model = GLSCL(saved, clip)
+    fill_model(model, state, path)
+    return model.to(device).eval()
+
+
+def read_checkpoint(path=None, config=None):
+    """(its Config, an untrained Clip of its sizes, weights by name); arguments and errors as
+    `load_model`."""
+    path = checkpoint_file(path)
+    try:
+        with safe_open(path, 'pt') as file:
+            meta = file.metadata()
+        saved = Config(**json.loads(meta['config']))
+        token_ids = json.loads(meta['token_ids'])
+        quick_gelu = json.loads(meta.get('quick_gelu', 'true'))
+        state = load_file(path)
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise ValueError(f'{path} is not a checkpoint of this package, or is damaged '
+                         f'({error})') from error
+    if config is not None:
+        _same_architecture(path, saved, config)
+    if saved.clip == 'small':  # built for the tokens of the checkpoint, whatever ships today
+        return saved, small_clip_of(torch.tensor(token_ids)), state
+    return saved, build_clip(saved.clip, quick_gelu), state
+
+
+def checkpoint_file(path=None):
+    """The .safetensors file that is meant: a file, a run's folder, or None for the shipped one."""
     path = Path(path) if path else data_path('glscl_small.safetensors')
     if path.is_dir():
         path = path / 'best.safetensors'
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such checkpoint. Train one (04_training), or leave the path out for the shipped one')
-    try:
-        with safe_open(path, 'pt') as file:
-            meta = file.metadata()
-        saved, token_ids = Config(**json.loads(meta['config'])), json.loads(meta['token_ids'])
-        quick_gelu = json.loads(meta.get('quick_gelu', 'true'))
-        state = load_file(path)
-    except (SafetensorError, TypeError, KeyError) as error:
-        raise ValueError(f'{path} is not a checkpoint of this package, or is damaged ({error})') from error
-    if config is not None:
-        _same_architecture(path, saved, config)
-    if saved.clip == 'small':  # built for the tokens of the checkpoint, whatever CLIP ships today
-        model = build(saved, small_clip_of(torch.tensor(token_ids)))
-    else:
-        model = build(saved, build_clip(saved.clip, quick_gelu))
-    tied = {k: v.data_ptr() for k, v in model.state_dict().items()}
+        raise FileNotFoundError(f'{path}: no such checkpoint. Train one (04_training), or leave '
+                                f'the path out for the shipped one')
+    return path
+
+
+def fill_model(model, state, path):
+    """Put a checkpoint's weights into a model; ValueError where they do not fit it."""
+    path = checkpoint_file(path)
+    tied = {name: x.data_ptr() for name, x in model.state_dict().items()}
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # a shape
-        raise ValueError(f'{path}: its weights do not fit its configuration ({" ".join(str(error).split())[:200]})') from None
-    loaded = {tied[k] for k in state if k in tied}
-    if unexpected or any(tied[k] not in loaded for k in missing):
-        raise ValueError(f'{path}: its weights do not fit its configuration (missing {missing[:3]}, unexpected {unexpected[:3]})')
-    return model.to(device).eval()
+        raise ValueError(f'{path}: its weights do not fit its configuration '
+                         f'({" ".join(str(error).split())[:200]})') from None
+    filled = {tied[name] for name in state if name in tied}
+    missing = [name for name in missing if tied[name] not in filled]
+    if unexpected or missing:
+        raise ValueError(f'{path}: its weights do not fit its configuration (missing '
+                         f'{missing[:3]}, unexpected {unexpected[:3]})')
 
 
 def _same_architecture(path, saved, wanted):
-    fields = ('clip', 'head', 'temporal', 'temporal_layers', 'num_queries', 'decoder_layers', 'share_queries', 'share_decoder')
-    differ = [f'{f}: {getattr(saved, f)!r} in the file, {getattr(wanted, f)!r} wanted' for f in fields
-              if getattr(saved, f) != getattr(wanted, f)]
+    differ = [f'{name}: {getattr(saved, name)!r} in the file, {getattr(wanted, name)!r} wanted'
+              for name in ARCHITECTURE if getattr(saved, name) != getattr(wanted, name)]
     if bool(saved.local_weight) != bool(wanted.local_weight):
-        differ.append(f'local_weight: {saved.local_weight} in the file, {wanted.local_weight} wanted')
+        differ.append(f'local_weight: {saved.local_weight} in the file, {wanted.local_weight} '
+                      f'wanted')
     if differ:
-        raise ValueError(f'{path} was made with another configuration ({"; ".join(differ)}). Change the settings, '
-                         f'or name a new run_dir.')
+        raise ValueError(f'{path} was made with another configuration ({"; ".join(differ)}). '
+                         f'Change the settings, or name a new run_dir.')
+
+
+def read_run_state(path, config, **expected):
+    """last.pt of a run, as `Trainer.save` writes it: a dict, its tensors on the CPU.
+
+    config, expected (seed, total): what the run that goes on has. ValueError where the file is
+    damaged, or was made with other settings, which it names."""
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        # a setting that an older file does not have counts as its default
+        saved = Config(**{k: v for k, v in state['config'].items() if k in SETTINGS})
+    except Exception as error:  # torch has a class for each way in which a file is damaged
+        raise ValueError(f'{path} is damaged ({" ".join(str(error).split())[:160]}): delete it to '
+                         f'begin anew, or name a new run_dir') from error
+    differ = [name for name in SETTINGS if getattr(saved, name) != getattr(config, name)]
+    differ += [name for name, value in expected.items() if state[name] != value]
+    if differ:
+        raise ValueError(f'{path} was made with other settings ({", ".join(differ)}): name a new '
+                         f'run_dir, or delete it')
+    return state
 
 
 def save_result(path, **result):
     """One JSON a run: what was measured, with the machine, versions, commit and date."""
-    atomic(path, lambda p: p.write_text(json.dumps({**result, **machine()}, indent=1) + '\n', encoding='utf-8'))
+    with writing(path) as half_written:
+        text = json.dumps({**result, **machine()}, indent=1) + '\n'
+        half_written.write_text(text, encoding='utf-8')
+
+
+@contextmanager
+def writing(path):
+    """`atomic_write` for what belongs to a run: OSError then says what to do."""
+    try:
+        with atomic_write(path) as half_written:
+            yield half_written
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSError(f'cannot write {path}: {error}. Is the disk full, or the folder not yours to '
+                      f'write to? Name another run_dir.') from error

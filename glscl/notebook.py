@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Config, cache_dir, load_config
-from .data.pairs import load_split
+from .data.splits import load_split
 from .runtime.devices import machine, pick_device
 from .checkpoints import load_model
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from glscl import GLSCL
 from glscl.data import shapes
 from glscl.config import Config
-from glscl.data.pairs import load_shapes
+from glscl.data.splits import load_shapes
 from glscl.encoders import small_clip
 
 torch.set_num_threads(1)  # everything here is small: more threads only wait for each other

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.pairs import load_frames
+from ..data.frames import load_frames
 from ..data.video import read_frames, resize, sample_frame_indices, upright
 from ..runtime.devices import machine
 from .timing import timed

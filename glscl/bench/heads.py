@@ -73,6 +73,7 @@ def heads(heads=tuple(HEADS), videos=(1000, 10_000, 100_000, 1_000_000),
 
 
 def place_of(row):
+    """What a row is about: (method, device, videos)."""
     return row['method'], row['device'], row['videos']
 
 
@@ -169,7 +170,7 @@ def growth(rows):
     for (method, device), of_head in points.items():
         slope = error = None
         if len(of_head) >= 3:
-            line, covariance = np.polyfit(*zip(*of_head, strict=True), 1, cov=True)
+            line, covariance = np.polyfit(*zip(*of_head), 1, cov=True)
             slope, error = round(float(line[0]), 4), round(math.sqrt(covariance[0, 0]), 4)
         fits.append(dict(method=method, device=device, points=len(of_head), exponent=slope,
                          standard_error=error))

@@ -3,6 +3,7 @@
 Random features, float32, concepts and Gram matrices cached. Every round times each form once, so
 that a ratio compares neighbours in time. Wall time needs a quiet machine: the load average is
 printed, and with one thread the CPU time is a fair measure also on a busy one."""
+import itertools
 import json
 import os
 from pathlib import Path
@@ -11,8 +12,14 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from ..heads.costs import concept_cost, global_direct, pair_cost
-from ..interaction import LocalInteraction, global_similarity, gram, local_similarity
+from ..heads.costs import concept_cost, pair_cost
+from ..interaction import (
+    LocalInteraction,
+    global_similarity,
+    global_similarity_printed,
+    gram,
+    local_similarity,
+)
 from ..model import GLSCL, Texts, Videos
 from ..runtime.devices import machine
 from ..runtime.files import atomic_write
@@ -100,10 +107,9 @@ def slow_forms(texts, videos, local, model, batch=100):
     """{name: what is timed in a few rounds only}: concepts by both routes, the whole stage, the
     scores term by term."""
     def concepts(decode):
-        parts = zip(texts.words.split(batch), texts.mask.split(batch), strict=True)
-        c_t = torch.cat([decode(words, mask) for words, mask in parts])
-        parts = zip(videos.frames.split(batch), videos.mask.split(batch), strict=True)
-        return c_t, torch.cat([decode(frames, mask) for frames, mask in parts])
+        words, frames = texts.words.split(batch), videos.frames.split(batch)
+        return (torch.cat([decode(*part) for part in zip(words, texts.mask.split(batch))]),
+                torch.cat([decode(*part) for part in zip(frames, videos.mask.split(batch))]))
 
     def every_layer(tokens, mask):
         queries = local.video_queries.expand(len(tokens), -1, -1)
@@ -119,7 +125,8 @@ def slow_forms(texts, videos, local, model, batch=100):
     def direct():
         Q = texts.concepts.shape[1]
         S_l = torch.einsum('tqd,vqd->tv', texts.concepts, videos.concepts) / Q
-        S_g = global_direct(texts.sentence, videos.frames, videos.mask, model.config.temperature)
+        S_g = global_similarity_printed(texts.sentence, videos.frames, videos.mask,
+                                        model.config.temperature)
         return S_g + model.config.local_weight * S_l
     return {'concepts': lambda: concepts(local.video_concepts),
             'concepts, all layers per item': lambda: concepts(every_layer),
@@ -129,11 +136,11 @@ def slow_forms(texts, videos, local, model, batch=100):
 def ratios(times):
     """Each way of scoring over each way of the products, round by round, by both clocks."""
     found = {}
-    for name in (n for n in times if n.startswith('similarity')):
-        for floor in (n for n in times if n.startswith('products')):
-            wall, cpu = ([a / b for a, b in zip(mine, least, strict=True)]
-                         for mine, least in zip(times[name], times[floor], strict=True))
-            found[f'{name} / {floor}'] = dict(wall=spread(wall), cpu=spread(cpu))
+    for name, floor in itertools.product(times, times):
+        if name.startswith('similarity') and floor.startswith('products'):
+            both = zip(('wall', 'cpu'), times[name], times[floor])
+            found[f'{name} / {floor}'] = {clock: spread([a / b for a, b in zip(mine, least)])
+                                          for clock, mine, least in both}
     return found
 
 
@@ -175,7 +182,7 @@ def on_cuda(T, V, model, repeats, **sizes):
     for name, (wall, _) in times.items():
         ms[name] = spread(wall, 1e3)
         if name != 'products':
-            rate[name] = spread([p / s for p, s in zip(products, wall, strict=True)])
+            rate[name] = spread([p / s for p, s in zip(products, wall)])
     return dict(device=torch.cuda.get_device_name(), sizes=dict(T=T, V=V), ms=ms, rate=rate,
                 rank_changes=rank_changes(S, kernels.similarity(texts, videos)))
 

@@ -96,7 +96,7 @@ def recall(exact, near):
     """The share of the exact answers (a list[Result] a text) that lies on the texts' own
     shortlists, places [T, n]."""
     found = sum(int(result.id) in set(row)
-                for results, row in zip(exact, near.tolist(), strict=True) for result in results)
+                for results, row in zip(exact, near.tolist()) for result in results)
     return found / sum(map(len, exact))
 
 

@@ -52,3 +52,19 @@ def at_least_float32(x):
     if x is None or not x.is_floating_point():
         return x
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Batch(Items):
+    """B captions and their videos, as the data gives them and `model.encode` takes them.
+
+    video_ids [B] int64: the video of each caption.
+    token_ids [B, L] int64, or words [B, L, D] (word features of a frozen CLIP); text_mask [B, L].
+    frames uint8 [B, F, S, S, 3], or features [B, F, D] (of a frozen CLIP); frame_mask [B, F].
+    What there is not is None: a batch of captions alone has no frame_mask, one of videos alone no
+    text_mask."""
+
+    def __init__(self, video_ids=None, token_ids=None, words=None, text_mask=None, frames=None,
+                 features=None, frame_mask=None):
+        super().__init__(video_ids=video_ids, token_ids=token_ids, words=words,
+                         text_mask=text_mask, frames=frames, features=features,
+                         frame_mask=frame_mask)

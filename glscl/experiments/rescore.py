@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..metrics import KS, dual_softmax, owners, qb_norm, retrieval_metrics
+from ..metrics import KS, owners, retrieval_metrics
+from ..rescoring import dual_softmax, qb_norm
 from ..runtime.files import atomic_write
 
 THETA = dict(t2v=3, v2t=5)  # QB-Norm's, as the released code sets them
@@ -21,18 +22,15 @@ def rescore_file(path, bank=None, dual_softmax=False, ties='mean'):
     path: an .npz of `save_similarity`. bank: an .npz of `save_bank`, scores of training queries,
     for QB-Norm. dual_softmax: that too. ties: see `metrics.ranks`. A file that is none of these
     raises ValueError or FileNotFoundError."""
-    S, text_to_video = load_similarity(path)
-    banks = load_bank(bank) if bank else None
-    rows = []
-    for name, sides in rescore(S, text_to_video, banks, dual_softmax, ties).items():
-        for side, found in sides.items():
-            row = {'': f'{name} {side}'}
-            for key in (*(f'R@{k}' for k in KS), 'MdR', 'MnR'):
-                row[key] = f'{found[key]:.1f}'
-            low, high = found['R@1 interval']
-            rows.append({**row, 'R@1, 95 %': f'{low:.1f}-{high:.1f}', 'queries': found['queries']})
+    S, owner = load_similarity(path)
+    result = rescore(S, owner, load_bank(bank) if bank else None, dual_softmax, ties)
+    rows = {f'{name} {side}': dict(found) for name, sides in result.items()
+            for side, found in sides.items()}
+    for found in rows.values():
+        found['R@1, 95 %'] = '{:.1f}-{:.1f}'.format(*found['R@1 interval'])
+    columns = [*(f'R@{k}' for k in KS), 'MdR', 'MnR', 'R@1, 95 %', 'queries']
     print(f'{S.shape[0]} texts, {S.shape[1]} videos, ties: {ties}')
-    print(pd.DataFrame(rows).to_string(index=False))
+    print(pd.DataFrame(rows, columns).T.to_string(float_format='{:.1f}'.format))
 
 
 def rescore(S, text_to_video=None, bank=None, dual=False, ties='mean'):

@@ -29,7 +29,7 @@ from ..walkthrough import REPOSITORY_NOTEBOOKS
 from . import tables
 
 NOTEBOOKS = ('04_training', '05_evaluation')
-KEYS = ('notebooks', 'base', 'seeds', 'variants', 'grid', 'one_at_a_time', 'tune', 'baseline',
+KEYS = ('base', 'seeds', 'variants', 'one_at_a_time', 'tune', 'baseline', 'notebooks',
         'keep_models')
 GIVEN = ('seed', 'run_dir')  # parameters that come from here, not from the sweep file
 MODELS = ('last.pt', 'best.safetensors')
@@ -62,10 +62,9 @@ def sweep(file, out=None, jobs=2, results=None):
 def expand(spec, best=None):
     """The runs that a sweep file asks for, seed by seed: a list of dict(name, seed, parameters).
 
-    spec: a dict with `base` (parameters of every run), `seeds`, and at least one of `variants`
-    ({name: what it changes, perhaps with `seeds` of its own}), `grid` ({parameter: values}: all
-    combinations) and `one_at_a_time` (likewise: each alone). A list of `captions` among the
-    parameters has each model evaluated on all of these sets; tables show the first.
+    spec: a dict with `base` (parameters of every run), `seeds`, `variants` ({name: what it changes,
+    perhaps with `seeds` of its own}) or `one_at_a_time` ({parameter: values}), or both. A list of
+    `captions` among the parameters has each model evaluated on these sets; tables show the first.
 
     `tune` ({parameter: values}) has each variant try these values with its first seed, and go on
     with the others at the value of the best validation R@1, once that is known: best {variant:
@@ -74,50 +73,39 @@ def expand(spec, best=None):
     `notebooks` and `keep_models` are for `run`, `baseline` (a variant) for `report`. Unknown keys
     and names that collide raise ValueError."""
     refuse_unknown(spec, KEYS, 'the sweep file')
-    for key in ('base', 'variants', 'grid', 'one_at_a_time', 'tune'):
+    for key in ('base', 'variants', 'one_at_a_time', 'tune'):
         if not isinstance(spec.get(key) or {}, dict):
             raise ValueError(f'{key} holds names and what they stand for, not {spec[key]!r}')
     tune, runs, names = spec.get('tune') or {}, [], {}
-    for variant, changes in _variants(spec):
+    points = itertools.product(*(_listed(tune, key) for key in tune))  # without any: one, empty
+    points = [dict(zip(tune, values)) for values in points]
+    for (variant, changes), point in itertools.product(_variants(spec), points):
+        name = ', '.join([variant, *(f'{key}={value}' for key, value in point.items())])
         seeds = _listed({'seeds': [0], **spec, **changes}, 'seeds')
-        changes = {key: value for key, value in changes.items() if key != 'seeds'}
-        for point in _combinations(tune):
-            parameters = {**(spec.get('base') or {}), **changes, **point}
-            known = not tune or (best or {}).get(variant) == point
-            for turn, seed in enumerate(seeds if known else seeds[:1]):
-                one = dict(name=_name(variant, point), seed=seed, parameters=parameters)
-                if tune:
-                    one.update(variant=variant, tuned=point)
-                runs.append((turn, one))
-                other = names.setdefault(folder_of(one).lower(), one)
-                if other is not one:
-                    raise ValueError(f'{one["name"]!r} and {other["name"]!r}, seed {seed}, would '
-                                     f'share the folder {folder_of(one)}: rename one')
+        parameters = {**(spec.get('base') or {}), **changes, **point}
+        parameters.pop('seeds', None)
+        known = not tune or (best or {}).get(variant) == point
+        for turn, seed in enumerate(seeds if known else seeds[:1]):
+            one = dict(name=name, seed=seed, parameters=parameters)
+            if tune:
+                one.update(variant=variant, tuned=point)
+            runs.append((turn, one))
+            other = names.setdefault(folder_of(one).lower(), one)
+            if other is not one:
+                raise ValueError(f'{one["name"]!r} and {other["name"]!r}, seed {seed}, would share '
+                                 f'the folder {folder_of(one)}: rename one')
     return [one for _, one in sorted(runs, key=lambda run: run[0])]  # all first seeds come first
 
 
 def _variants(spec):
     """[(name, what it changes)]"""
-    grid, alone = spec.get('grid') or {}, spec.get('one_at_a_time') or {}
-    points = _combinations(grid) if grid else []
-    points += [{key: value} for key in alone for value in _listed(alone, key)]
+    alone = spec.get('one_at_a_time') or {}
     found = [(str(name), changes or {}) for name, changes in (spec.get('variants') or {}).items()]
-    found += [(_name('', point), point) for point in points]
+    found += [(f'{key}={value}', {key: value}) for key in alone for value in _listed(alone, key)]
     if not found:
-        raise ValueError('nothing to run: give variants, grid or one_at_a_time '
+        raise ValueError('nothing to run: give variants or one_at_a_time '
                          '(for the base alone `variants: {base: {}}`)')
     return found
-
-
-def _combinations(grid):
-    """{parameter: values} -> [{parameter: value}]; of no parameters the one empty combination."""
-    columns = [_listed(grid, key) for key in grid]
-    return [dict(zip(grid, row, strict=True)) for row in itertools.product(*columns)]
-
-
-def _name(variant, point):
-    settings = [f'{key}={value}' for key, value in point.items()]
-    return ', '.join([variant, *settings] if variant else settings)
 
 
 def _listed(where, key):
@@ -211,26 +199,24 @@ class _Sweep:
             attempts = {pool.submit(attempt, one, self.out, self.notebooks, keep): one
                         for one in waiting}
             for ended in as_completed(attempts):
-                outcome = self._note(attempts[ended], ended.result())
-                seconds.append(ended.result()['seconds'])
+                one, result = attempts[ended], ended.result()
+                seconds.append(result['seconds'])
                 left = len(waiting) - len(seconds)
                 minutes = sum(seconds) / len(seconds) * left / self.jobs / 60
-                self.say(f'[{len(runs) - left}/{len(runs)}] {outcome}, {seconds[-1]:.0f} s; '
-                         f'about {minutes:.0f} min left')
+                outcome = 'done'
+                if 'error' in result:
+                    outcome = f'failed: {result["error"]}'
+                    self.failed.append(
+                        dict(name=one['name'], seed=one['seed'], error=result['error']))
+                else:
+                    self.done[folder_of(one)] = result
+                    if 'metrics' in result:
+                        outcome = f'R@1 {result["metrics"]["t2v"]["R@1"]:.1f}'
+                self.say(f'[{len(runs) - left}/{len(runs)}] {one["name"]}, seed {one["seed"]}: '
+                         f'{outcome}, {seconds[-1]:.0f} s; about {minutes:.0f} min left')
                 self.write()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-    def _note(self, run, result):
-        """Keep what became of a run; returns it in words."""
-        name = f'{run["name"]}, seed {run["seed"]}'
-        if 'error' in result:
-            self.failed.append(dict(name=run['name'], seed=run['seed'], error=result['error']))
-            return f'{name}: failed: {result["error"]}'
-        self.done[folder_of(run)] = result
-        if 'metrics' not in result:
-            return f'{name}: done'
-        return f'{name}: R@1 {result["metrics"]["t2v"]["R@1"]:.1f}'
 
     def finished(self):
         """What the finished runs say, in the order in which they were asked for."""
@@ -289,18 +275,16 @@ def attempt(run, out, notebooks, keep_models=False):
         if folder.exists():
             shutil.rmtree(folder)  # what a failed or killed attempt left
         folder.mkdir()
-        result = {}
-        for captions in sets:
-            for path, names in notebooks:
-                if captions == sets[0] or 'captions' in names:
-                    at = folder / path.name
-                    _execute(path, at, names, run, captions)
-            found = _read(folder)
-            if captions == sets[0]:
-                result = found
-            else:
-                more = {key: found[key] for key in ('metrics', 'by_kind', 'ranks') if key in found}
-                result.setdefault('more_captions', {})[captions] = more
+        for path, names in notebooks:
+            at = folder / path.name
+            _execute(path, at, names, run, sets[0])
+        result = _read(folder)
+        again = [(path, names) for path, names in notebooks if 'captions' in names]
+        for captions, (path, names) in itertools.product(sets[1:], again):
+            at = folder / path.name
+            _execute(path, at, names, run, captions)
+            found = {key: _read(folder).get(key) for key in ('metrics', 'by_kind', 'ranks')}
+            result.setdefault('more_captions', {})[captions] = found
         if not keep_models:
             for name in MODELS:
                 (folder / 'model' / name).unlink(missing_ok=True)
@@ -333,7 +317,7 @@ def _execute(path, target, names, run, captions):
     book = nbformat.read(path, 4)
     tags = [set(cell.metadata.get('tags', [])) for cell in book.cells]
     if any('run' in of_cell for of_cell in tags):
-        book.cells = [cell for cell, of_cell in zip(book.cells, tags, strict=True)
+        book.cells = [cell for cell, of_cell in zip(book.cells, tags)
                       if {'run', 'parameters'} & of_cell]
     nbformat.write(book, target)
     given = {**run['parameters'], 'seed': run['seed'], 'run_dir': str(target.parent / 'model')}

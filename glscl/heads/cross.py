@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from ..encoders import _additive, _blocks
+from ..encoders import additive_mask, run_blocks
 from ..losses import contrastive
 from .base import Cost, Head, Kept, hide, small_weights, transformer
 
@@ -44,7 +44,7 @@ class CrossTransformer(Head):
         z = self.dropout(self._pairs(t.tokens, v.tokens))                            # [N, S, D]
         qkv = self._first(z) if self.training else self._pairs(t.qkv, v.qkv)         # [N, S, 3D]; each pair drops its own
         allowed = self._pairs(torch.ones_like(t.tokens[..., :1], dtype=torch.bool), v.mask[..., None]).squeeze(-1)
-        bias = _additive(allowed, z, -1e6)[:, None, None]                            # [N, 1, 1, S]
+        bias = additive_mask(allowed, z, -1e6)[:, None, None]                            # [N, 1, 1, S]
         for i, block in enumerate(self.blocks):
             attn, D = block.attn, self.width
             read = slice(0, 1) if i == len(self.blocks) - 1 else slice(None)
@@ -62,7 +62,7 @@ class CrossTransformer(Head):
     def score_direct(self, t, v):
         z = self.dropout(self._pairs(t.tokens, v.tokens))
         allowed = self._pairs(torch.ones_like(t.tokens[..., :1], dtype=torch.bool), v.mask[..., None]).squeeze(-1)
-        z = _blocks(self.blocks, z, _additive(allowed[:, None].expand(-1, z.shape[1], -1), z, -1e6))
+        z = run_blocks(self.blocks, z, additive_mask(allowed[:, None].expand(-1, z.shape[1], -1), z, -1e6))
         return self.pooler(z[:, 0]).view(len(t), -1)
 
     def loss(self, texts, videos, scale, video_ids=None):

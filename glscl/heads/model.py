@@ -29,7 +29,7 @@ class HeadModel(ClipModel):
             mask_padding=config.mask_padding, **own)
         self.tower = (TOWERS[config.head](self.clip, config.max_frames, config.mask_padding)
                       if config.head in TOWERS else None)
-        self.settle()
+        self.freeze()
 
     @property
     def takes_features(self):

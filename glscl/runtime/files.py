@@ -43,3 +43,8 @@ def remove_halves(folder):
         # safetensors writes a half of its own beside ours
         if half.suffix == '.half' or re.fullmatch(r'\.tmp\w{6}', half.name):
             half.unlink(missing_ok=True)
+
+
+def read_yaml(path):
+    import yaml
+    return yaml.safe_load(Path(path).read_text(encoding='utf-8')) or {}

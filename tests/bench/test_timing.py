@@ -4,7 +4,15 @@ import mmap
 import pytest
 import torch
 
-from glscl.bench.timing import forget_peak, linux_bytes, measure, rounds, spread, timed, working_memory
+from glscl.bench.timing import (
+    forget_peak,
+    linux_bytes,
+    measure,
+    rounds,
+    spread,
+    timed,
+    working_memory,
+)
 
 
 def test_every_call_after_the_warm_up_counts(monkeypatch):

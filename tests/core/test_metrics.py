@@ -6,7 +6,8 @@ import pytest
 import reference
 import torch
 
-from glscl.metrics import activated, both_ranks, dual_softmax, paired_difference, qb_norm, ranks, retrieval_metrics, summary, whole
+from glscl.metrics import both_ranks, ranks, retrieval_metrics, summary, whole
+from glscl.rescoring import activated, dual_softmax, qb_norm
 
 NAMES = {'R1': 'R@1', 'R5': 'R@5', 'R10': 'R@10', 'R50': 'R@50', 'MR': 'MdR', 'MeanR': 'MnR'}  # the released code's, ours
 
@@ -81,15 +82,6 @@ def test_intervals_hold_the_estimate_and_narrow_with_more_queries():
     assert 2 < width[50] / width[800] < 8  # about sqrt(16)
     assert summary([1, 1, 1])['R@1 interval'] == [100, 100]
     assert m['R@5 interval'] == pytest.approx([m['R@5'] - 2.9, m['R@5'] + 2.9], abs=0.8)  # 1.96 sqrt(p q / n)
-
-
-def test_paired_difference_sees_what_is_there():
-    a = np.array([1] * 30 + [2] * 70)
-    assert paired_difference(a, a) == (0.0, [0.0, 0.0])
-    delta, (low, high) = paired_difference(np.ones(100), a)
-    assert delta == pytest.approx(70) and 55 < low < 70 < high < 85
-    delta, (low, high) = paired_difference(a, a[::-1])  # different queries, as many hits: cannot be told apart
-    assert delta == 0 and low < 0 < high
 
 
 # ---- as the released code counts

@@ -138,7 +138,7 @@ def test_half_precision_features_are_scored_in_float32(model, batch):
     with torch.no_grad():
         texts, videos = encoded(model, batch)
         S = model.similarity(texts, videos)
-        half = [type(x)(*(v.bfloat16() if v.is_floating_point() else v for v in x._values())) for x in (texts, videos)]
+        half = [x.map(lambda v: v.bfloat16() if v.is_floating_point() else v) for x in (texts, videos)]
         with torch.autocast('cpu', torch.bfloat16):
             low = model.similarity(*half)
     assert low.dtype == torch.float32 and len(low.unique()) == low.numel()  # bfloat16 scores would tie
@@ -167,7 +167,7 @@ def test_encoding_in_blocks_is_encoding_at_once(model, splits):
     one, many = (encode(model, pairs, n) for n in (100, 5))
     assert model.training  # as it was, though dropout was off meanwhile
     for a, b in zip(one, many):
-        for name in a.__dataclass_fields__:
+        for name in vars(a):
             torch.testing.assert_close(getattr(a, name), getattr(b, name), atol=2e-5, rtol=1e-4)
     S, metrics = evaluate(model, pairs)
     torch.testing.assert_close(S, model.similarity(*one).detach())

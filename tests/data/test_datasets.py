@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from glscl.data import pairs as datasets, feature_cache as store
-from glscl.data.pairs import load_frames, load_pairs, load_shapes, shapes_scenes, shapes_table
+from glscl.data import frames as store
+from glscl.data.frames import load_frames
+from glscl.data.pairs import load_pairs
+from glscl.data.splits import load_shapes, shapes_scenes, shapes_table
 from glscl.data.video import CLIP_MEAN, CLIP_STD, VideoError, read_frames
 
 
@@ -70,8 +72,8 @@ def test_padding_beyond_the_longest_caption_is_left_out(splits):
     pairs = splits['train']
     rows = [3, 1, 4]
     ids, mask = pairs.texts(rows)
-    assert ids.shape == mask.shape == (3, int(pairs.words_mask[rows].sum(1).max())) and ids.shape[1] < 32
-    assert torch.equal(ids * mask, pairs.ids[rows, :ids.shape[1]]) and (pairs.ids[rows, ids.shape[1]:] == 0).all()
+    assert ids.shape == mask.shape == (3, int(pairs.token_mask[rows].sum(1).max())) and ids.shape[1] < 32
+    assert torch.equal(ids * mask, pairs.token_ids[rows, :ids.shape[1]]) and (pairs.token_ids[rows, ids.shape[1]:] == 0).all()
 
 
 # ---- bad videos
@@ -88,7 +90,7 @@ def test_bad_videos_are_skipped_counted_and_listed_and_the_others_are_as_ever(ta
     assert len(told) == 1 and 'skipped 2 of 7 videos' in told[0] and paths[1] in told[0]
     kept = [t for t in range(14) if t % 7 not in (1, 4)]
     assert pairs.table['caption'].tolist() == table['caption'][kept].tolist() and len(pairs.frames) == 5
-    assert torch.equal(pairs.ids, good.ids[kept])
+    assert torch.equal(pairs.token_ids, good.token_ids[kept])
     for t, before in enumerate(kept):
         a, b = pairs.text_to_video[t], good.text_to_video[before]
         assert np.array_equal(pairs.frames[a], good.frames[b]) and torch.equal(pairs.frame_mask[a], good.frame_mask[b])
@@ -133,8 +135,8 @@ def test_the_annotated_part_is_read_and_the_way_of_sampling(table, config, tmp_p
 
 def counted(monkeypatch):
     """A list that grows by the path of each video decoded."""
-    decoded, read = [], datasets.read_frames
-    monkeypatch.setattr(datasets, 'read_frames', lambda path, *a: decoded.append(path) or read(path, *a))
+    decoded, read = [], store.read_frames
+    monkeypatch.setattr(store, 'read_frames', lambda path, *a: decoded.append(path) or read(path, *a))
     return decoded
 
 
@@ -225,7 +227,7 @@ def in_child(target, *args):
 
 def slow_load(paths, cache, kill_at=None):
     """Load in this (child) process, slowly, and perhaps die on the way."""
-    read, seen = datasets.read_frames, []
+    read, seen = store.read_frames, []
 
     def slow(path, *args):
         seen.append(path)
@@ -233,7 +235,7 @@ def slow_load(paths, cache, kill_at=None):
         if len(seen) == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(path, *args)
-    datasets.read_frames = slow
+    store.read_frames = slow
     load(paths, cache)
 
 

@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from glscl.config import Config
-from glscl.data.pairs import load_split
+from glscl.data.splits import load_split
 from glscl.data.readers import benchmarks, files, find_videos, load_table
 from trees import TREES, make_tree, say
 

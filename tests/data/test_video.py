@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from glscl.data import video
-from glscl.data.pairs import load_frames
+from glscl.data.frames import load_frames
 from glscl.data.shapes import random_video, render
 from glscl.data.video import VideoError, normalise, read_frames, resize, sample_frame_indices
 

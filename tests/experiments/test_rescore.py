@@ -3,9 +3,16 @@ import numpy as np
 import pytest
 import torch
 
-from glscl.metrics import dual_softmax, qb_norm, retrieval_metrics
 from glscl.experiments.rescore import (
-    load_bank, load_similarity, rescore, rescore_file, save_bank, save_similarity)
+    load_bank,
+    load_similarity,
+    rescore,
+    rescore_file,
+    save_bank,
+    save_similarity,
+)
+from glscl.metrics import retrieval_metrics
+from glscl.rescoring import dual_softmax, qb_norm
 
 OWNERS = [0, 0, 1, 2, 2, 3]
 

@@ -15,11 +15,13 @@ import pytest
 import torch
 import yaml
 
-from glscl import Trainer
+from glscl import GLSCL, Trainer
 from glscl.runtime import distributed
-from glscl.data import feature_cache as store
-from glscl.data.pairs import load_pairs, load_shapes, shapes_table
+from glscl.data import frames as store
+from glscl.data.pairs import load_pairs
+from glscl.data.splits import load_shapes, shapes_table
 from glscl.evaluation import evaluate
+from glscl.runtime.devices import seed_everything
 
 WORLD = dict(train=24, val=8, test=12)
 SETTINGS = {'plain': {}, 'chunks': dict(chunk=2), 'released': dict(released=True), 'padding': dict(mask_padding=False),
@@ -27,9 +29,14 @@ SETTINGS = {'plain': {}, 'chunks': dict(chunk=2), 'released': dict(released=True
 ROWS = np.array([0, 6, 12, 18, 1, 7, 30])  # six captions a video
 
 
+def trainer(config, train, val=None, run_dir=None, **settings):
+    seed_everything(0)
+    return Trainer(GLSCL(config), train, val or train, run_dir, 0, **{**dict(steps=4), **settings})
+
+
 def gradients(config, train, rows=None):
     """The losses of a step without dropout, and the gradients as they are before they are clipped."""
-    t = Trainer(config, train, train, None, 0, 'cpu', steps=4)
+    t = trainer(config, train)
     for module in t.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0
@@ -37,25 +44,25 @@ def gradients(config, train, rows=None):
             module.dropout = 0
     if rows is not None:
         t.batch_rows = lambda step: rows
-    share, seen = t._share_gradients, {}
+    last, seen = t._released_gradients, {}
 
     def kept():
-        share()
+        last()
         seen.update({name: p.grad.clone() for name, p in t.model.named_parameters() if p.grad is not None})
-    t._share_gradients = kept
+    t._released_gradients = kept
     return t.train_step(), seen
 
 
 def poisoned(config, train):
-    t = Trainer(config, train, train, None, 0, 'cpu', steps=4)
-    encode = t.encode
+    t = trainer(config, train)
+    encode = t.model.encode
 
-    def spoilt(ids, *rest):
-        texts, videos = encode(ids, *rest)
+    def spoilt(batch):
+        texts, videos = encode(batch)
         if distributed.rank() == 1:
             texts.sentence = texts.sentence * float('nan')
         return texts, videos
-    t.encode = spoilt
+    t.model.encode = spoilt
     with pytest.raises(FloatingPointError, match='loss is nan at step 0 .caption rows') as error:
         t.train_step()
     return str(error.value)
@@ -64,7 +71,7 @@ def poisoned(config, train):
 def resumed(config, splits, folder):
     """Weights and history with dropout on: of a run in one go, and of one in which one process got SIGTERM in step 3 of 5."""
     def run(name, stop=None):
-        t = Trainer(config, splits['train'], splits['val'], folder / name, 0, 'cpu', steps=5, eval_every=2)
+        t = trainer(config, splits['train'], splits['val'], folder / name, steps=5, eval_every=2)
         assert t.resume() == (name == 'broken' and not stop)
         step = t.train_step
 
@@ -126,8 +133,8 @@ def work(rank, world, port, folder, config, root, want):
         splits = {split: load_shapes(config, split, data_dir=root, videos=WORLD) for split in WORLD}
         out = dict(gathered=gathered(), nan=poisoned(config, splits['train']))
         out['gradients'] = {name: gradients(config.replace(**SETTINGS[name]), splits['train'], ROWS) for name in want}
-        model = Trainer(config, splits['train'], splits['val'], None, 0, 'cpu', steps=4).model
-        frozen = Trainer(config.replace(freeze_clip=True), splits['train'], splits['val'], None, 0, 'cpu', steps=4).model
+        model = trainer(config, splits['train'], splits['val']).model
+        frozen = trainer(config.replace(freeze_clip=True), splits['train'], splits['val']).model
         out['evaluated'] = [evaluate(model, splits['test'], batch) for batch in (5, 12)] + [evaluate(frozen, splits['test'], 5)]
         store.MEMORY = 0
         out['lost'] = [lost(config, folder / 'videos', missing) for missing in ([3], range(1, 12))]
@@ -192,8 +199,8 @@ def test_rows_are_joined_in_rank_order_and_the_gradient_is_the_sum_over_processe
 def test_metrics_are_exactly_those_of_one_process(apart, config, splits):
     """Blocks of 5, 5 and 2 videos over two and three processes; a single block of 12, so that some have none."""
     config = config.replace(batch_size=7)
-    model = Trainer(config, splits['train'], splits['val'], None, 0, 'cpu', steps=4).model
-    frozen = Trainer(config.replace(freeze_clip=True), splits['train'], splits['val'], None, 0, 'cpu', steps=4).model
+    model = trainer(config, splits['train'], splits['val']).model
+    frozen = trainer(config.replace(freeze_clip=True), splits['train'], splits['val']).model
     alone = [evaluate(model, splits['test'], batch) for batch in (5, 12)] + [evaluate(frozen, splits['test'], 5)]
     for results in apart[0].values():
         for of_rank in results:
@@ -228,7 +235,7 @@ def test_a_signal_to_one_of_two_stops_both_and_they_go_on_bit_equal_with_dropout
     assert all(torch.equal(a[name], b[name]) for name in a)  # and both hold the same model
     state = torch.load(apart[1] / 'whole' / 'last.pt', weights_only=True)
     assert len(state['rng']) == 2 and not torch.equal(*state['rng'])  # each draws dropout of its own
-    alone = Trainer(config.replace(batch_size=7), splits['train'], splits['val'], apart[1] / 'whole', 0, 'cpu', steps=5)
+    alone = trainer(config.replace(batch_size=7), splits['train'], splits['val'], apart[1] / 'whole', steps=5)
     assert alone.resume() and alone.step == 5  # one process can go on with what two have saved
 
 
@@ -245,11 +252,11 @@ def test_in_one_process_nothing_is_sent():
 def test_a_batch_smaller_than_the_number_of_processes_is_refused(config, splits, monkeypatch):
     monkeypatch.setattr(distributed, 'world', lambda: 8)
     with pytest.raises(ValueError, match='a batch of 6 captions is too small for 8 processes'):
-        Trainer(config, splits['train'], splits['val'], None, 0, 'cpu', steps=1)
+        trainer(config, splits['train'], splits['val'], steps=1)
 
 
 def test_a_checkpoint_that_not_all_processes_see_is_refused(config, splits, monkeypatch, tmp_path):
-    t = Trainer(config, splits['train'], splits['val'], tmp_path, 0, 'cpu', steps=1)
+    t = trainer(config, splits['train'], splits['val'], tmp_path, steps=1)
     t.save()
     monkeypatch.setattr(distributed, 'objects', lambda x: [x, False])
     with pytest.raises(FileNotFoundError, match='last.pt is seen by 1 of 2 processes: put run_dir on a disk that all share'):
@@ -278,7 +285,7 @@ def test_torchrun_trains_a_recipe(config, world_folder, tmp_path):
                 out.writerow([f'{split}-{Path(row.path).name}', row.caption, {'val': 'test', 'test': 'train'}[split]])
     recipe = config.replace(dataset='own', select_on='test', batch_size=5, epochs=1)
     (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
-    run = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'glscl.training',
+    run = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'glscl', 'train',
            '--recipe', str(tmp_path / 'mine.yaml'), '--data-dir', str(tmp_path / 'captions.csv'),
            '--run-dir', str(tmp_path / 'run'), '--device', 'cpu']
     told = subprocess.run(run, capture_output=True, text=True, timeout=240, env={**os.environ, 'OMP_NUM_THREADS': '1'},

@@ -1,0 +1,63 @@
+"""A split of a data set by its name: where captions come from."""
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from ..config import cache_dir
+from ..encoders import image_size
+from . import readers, shapes
+from .pairs import load_pairs
+
+
+def load_split(config, split='test', data_dir=None, captions='one', videos=None, log=None):
+    """A split ("train", "val", "test") of the data set that the config names, at the size that its
+    CLIP looks at: Pairs.
+
+    data_dir: the set's own folder (layout: data/README.md), or for `shapes` where it is kept.
+    `captions` and `videos` concern `shapes`. Errors as `readers.load_table` and `load_pairs`."""
+    if config.dataset == 'shapes':
+        return load_shapes(config, split, captions, data_dir, videos, log=log)
+    table = readers.load_table(config.dataset, split, data_dir, config.select_on)
+    return load_pairs(table, config, image_size(config.clip), log=log)
+
+
+def load_shapes(config, split='test', captions='one', data_dir=None, videos=None, seed=0,
+                difficulty=1, log=None):
+    """Render (once) and load a split of `shapes`: Pairs.
+
+    data_dir: where it is kept; videos: {split: number}, for a small world; the rest as in
+    `shapes_table` and `shapes.build`."""
+    root = Path(data_dir) if data_dir else cache_dir()
+    folder = shapes.build(root, videos, seed, difficulty)
+    table = shapes_table(folder, split, captions)
+    return load_pairs(table, config, cache=root / 'frames', log=log)
+
+
+def shapes_table(folder, split='test', captions='one'):
+    """The captions of a split of `shapes`: a DataFrame video_id, path, caption, start, end, kind.
+
+    captions: "one" (train: all six; val, test: one a video, half of each kind), "scene" or "order"
+    (one of that kind a video), "all" (val, test: four a video, two of each kind).
+    FileNotFoundError where the split was not rendered."""
+    rows = []
+    for video in shapes_scenes(folder, split):
+        path = Path(folder) / split / f'{video["video_id"]}.mp4'
+        chosen = video['captions']
+        if captions == 'one':
+            chosen = [row for row in chosen if row.get('primary', True)]
+        elif captions in ('scene', 'order'):
+            chosen = [row for row in chosen if row['kind'] == captions][:1]
+        for row in chosen:
+            rows.append(dict(video_id=video['video_id'], path=str(path), caption=row['caption'],
+                             start=None, end=None, kind=row['kind']))
+    return pd.DataFrame(rows)
+
+
+def shapes_scenes(folder, split='test'):
+    """What each video of a split shows: a list of {video_id, scenes, captions with their facts}."""
+    path = Path(folder) / f'{split}.jsonl'
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such split; `glscl.data.shapes.build` renders train, '
+                                f'val and test')
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
