@@ -1,23 +1,33 @@
-"""GLSCL (Text-Video Retrieval with Global-Local Semantic Consistent Learning, arXiv 2405.12710),
-taken apart."""
-from .checkpoints import load_model, save_model
-from .config import Config, load_config
-from .evaluation import encode, evaluate
-from .interaction import global_similarity, local_similarity
-from .metrics import retrieval_metrics
-from .model import GLSCL, Texts, Videos
-from .rescoring import dual_softmax, qb_norm
-from .training import Trainer
+"""Text-video retrieval with global-local semantic consistent learning (GLSCL, arXiv 2405.12710).
+
+Every name below is loaded when it is first used: `import glscl` is quick, and so is the command
+line, and the paper's method never loads what stands on top of it."""
+import importlib
 
 __version__ = '0.1.0'
 
+PUBLIC = {'GLSCL': 'model', 'Texts': 'model', 'Videos': 'model',
+          'Config': 'config', 'load_config': 'config', 'Trainer': 'training',
+          'load_model': 'checkpoints', 'save_model': 'checkpoints',
+          'encode': 'evaluation', 'evaluate': 'evaluation',
+          'global_similarity': 'interaction', 'local_similarity': 'interaction',
+          'retrieval_metrics': 'metrics', 'qb_norm': 'rescoring', 'dual_softmax': 'rescoring',
+          'Gallery': 'search.gallery'}
+
 
 def __getattr__(name):
-    """The wings load when they are first asked for: the paper's method needs none of them."""
-    import importlib
-    if name in ('heads', 'released'):
+    """A public name, or a module of the package."""
+    if name in PUBLIC:
+        value = getattr(importlib.import_module(f'.{PUBLIC[name]}', __name__), name)
+        globals()[name] = value
+        return value
+    try:
         return importlib.import_module(f'.{name}', __name__)
-    if name == 'Gallery':
-        from .search.gallery import Gallery
-        return Gallery
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    except ModuleNotFoundError as error:
+        if error.name != f'{__name__}.{name}':
+            raise
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}') from None
+
+
+def __dir__():
+    return [*globals(), *PUBLIC]

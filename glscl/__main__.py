@@ -1,27 +1,327 @@
-"""The command line: `glscl COMMAND …` and `python -m glscl COMMAND …` alike."""
-import importlib
+"""The command line, `glscl COMMAND …` or `python -m glscl COMMAND …`: each command hands its
+arguments to one function of the package, imported only then, since help needs no torch."""
+import os
 import sys
+from typing import Annotated, Literal
 
-COMMANDS = {'walkthrough': 'run the six notebooks in order', 'check': 'what a recipe needs, and what of it is missing',
-            'train': 'train a recipe', 'index': 'make a gallery of your own videos', 'search': 'find videos in a gallery',
-            'rescore': 'score a saved similarity matrix again, without the model',
-            'efficiency': 'what each method costs', 'compare': 'compare the methods over seeds',
-            'sweep': 'run notebooks over many settings and seeds',
-            'pretrain': 'train the small CLIP again'}
-MODULES = {'train': 'training', 'check': 'data.doctor', 'compare': 'experiments.comparison', 'pretrain': 'experiments.pretrain',
-           'search': 'search.gallery', 'index': 'search.index', 'sweep': 'experiments.sweep', 'rescore': 'experiments.rescore',
-           'efficiency': 'heads.costs'}
+import tyro
+import yaml
+from tyro.conf import Positional, UseAppendAction, arg
+from tyro.extras import SubcommandApp
+
+from . import __version__
+
+app = SubcommandApp()
+bench = SubcommandApp()
+
+Recipe = Annotated[str, arg(help='A recipe of data/recipes, or a YAML file of settings.')]
+DataDir = Annotated[str | None, arg(
+    metavar='DIR', help='The folder with annotation files and videos; layout: data/README.md.')]
+Device = Annotated[str, arg(help='auto, cpu, cuda, cuda:1, mps, …')]
+Model = Annotated[str | None, arg(metavar='FILE', help="A checkpoint or a run's folder.")]
+Settings = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, arg(
+    name='set', metavar='KEY=VALUE [KEY=VALUE …]', help='Settings that override the recipe.')]
+Parameters = Annotated[tuple[tuple[str, str], ...], UseAppendAction, arg(
+    name='parameter', aliases=['-p'], metavar='NAME VALUE', help='A parameter of all notebooks.')]
 
 
-def main():
-    """Hand over to the command's own module."""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        print('usage: glscl COMMAND [--help]\n\n' + '\n'.join(f'  {name:12} {text}' for name, text in COMMANDS.items()))
-        return 0 if sys.argv[1:] in ([], ['-h'], ['--help']) else 2
-    command = sys.argv.pop(1)
+@app.command
+def train(recipe: Recipe = 'shapes', run_dir: str = 'runs/default', data_dir: DataDir = None,
+          seed: int = 0, device: Device = 'auto', settings: Settings = ()):
+    """Train a recipe on its data set, evaluate it on the test split, write result.json.
+
+    Example: glscl train --recipe msrvtt --data-dir MSRVTT --set epochs=3 batch_size=64
+
+    Args:
+        run_dir: Where checkpoints and results lie; a run that lies there goes on.
+    """
+    settings = parse_settings(settings)
+    from .experiments import runs
+    runs.train(recipe, run_dir, data_dir, seed, device, settings)
+
+
+@app.command
+def evaluate(run: Positional[str], /, data_dir: DataDir = None,
+             split: Literal['test', 'val', 'train'] = 'test', device: Device = 'auto',
+             out: str | None = None):
+    """Evaluate a trained model on a split of its data set.
+
+    Example: glscl evaluate runs/msrvtt --data-dir MSRVTT
+
+    Args:
+        run: A run's folder, or a checkpoint.
+        out: Write the measures to this JSON file too.
+    """
+    from .experiments import runs
+    runs.evaluate_run(run, data_dir, split, device, out)
+
+
+@app.command
+def check(recipe: Recipe = 'shapes', data_dir: DataDir = None, decode: bool = False):
+    """Say what training a recipe needs and what of it is missing; exit status 1 if something is.
+
+    Example: glscl check --recipe msrvtt --data-dir MSRVTT --decode
+
+    Args:
+        decode: Decode every video too (slow on a large set).
+    """
+    from .config import load_config
+    from .data import doctor
+    return int(bool(doctor.check(load_config(recipe), data_dir, decode)))
+
+
+@app.command
+def index(videos: Positional[tuple[str, ...]], /, out: str, model: Model = None,
+          device: Device = 'auto', batch: int = 16, workers: int | None = None,
+          shortlist: bool = False):
+    """Encode your own videos into a gallery to search; a later run adds, removes and goes on.
+
+    Example: glscl index VIDEOS/ --out gallery/
+
+    Args:
+        videos: Folders (mp4, webm, avi, mkv, mov at any depth), or tables of paths.
+        out: The folder of the gallery; it comes to hold exactly these videos.
+        batch: Videos encoded at once.
+        workers: Processes that decode.
+        shortlist: Also make the index (faiss) for `glscl search --shortlist`.
+    """
+    if not videos:
+        raise ValueError('name the videos: folders, or tables of paths')
+    from .search.index import index_command
+    return index_command(videos, out, model, device, batch, workers, shortlist)
+
+
+@app.command
+def search(gallery: Positional[str], query: Positional[tuple[str, ...]], /,
+           k: Annotated[int, arg(aliases=['-k'])] = 5, shortlist: int | None = None,
+           json: bool = False, html: str | None = None, model: Model = None,
+           device: Device = 'auto'):
+    """Find videos in a gallery by what a text says of them.
+
+    Example: glscl search gallery/ "a red ring shrinks" -k 5 --html page.html
+
+    Args:
+        gallery: A folder of `glscl index`.
+        query: What the video shows; several texts, each in quotes, are searched in one go.
+        k: How many videos.
+        shortlist: Score only so many, the nearest by an approximate index.
+        json: Print JSON.
+        html: Write a page with pictures to this file.
+    """
+    if not query:
+        raise ValueError('say what the video shows, in quotes')
+    from .search.gallery import search_command
+    return search_command(gallery, query, k, shortlist, json, html, model, device)
+
+
+@app.command
+def sweep(file: Positional[str], /, out: str | None = None, jobs: int = 2,
+          results: str | None = None):
+    """Run the notebooks over many settings and seeds; the same command goes on with the rest.
+
+    Example: glscl sweep data/sweeps/ablations.yaml --jobs 2
+
+    Args:
+        file: A YAML file, as data/sweeps/ablations.yaml.
+        out: Where each run has its folder; runs/sweeps/ and the name of the file if not named.
+        jobs: Runs at a time.
+        results: One JSON file of all finished runs.
+    """
+    from .experiments.sweep import sweep
+    return sweep(file, out, jobs, results)
+
+
+@app.command
+def rescore(similarity: Positional[str], /, bank: str | None = None, dual_softmax: bool = False,
+            ties: Literal['mean', 'released'] = 'mean'):
+    """Score a saved similarity matrix again, without the model: plain, QB-Norm, dual softmax.
+
+    Example: glscl rescore similarity.npz --bank bank.npz --dual-softmax
+
+    Args:
+        similarity: An .npz file of `glscl.experiments.rescore.save_similarity`.
+        bank: One of `save_bank`: scores of training queries, for QB-Norm.
+        ties: How equal scores are ranked; see `glscl.metrics.ranks`.
+    """
+    from .experiments.rescore import rescore_file
+    rescore_file(similarity, bank, dual_softmax, ties)
+
+
+@app.command
+def pretrain(out: str = 'runs/pretrain/clip_small.safetensors', steps: int = 3000,
+             stop: int = 2250, batch: int = 256, frames: int = 40_000, lr: float = 1e-3,
+             seed: int = 10_000_000):
+    """Train the small CLIP again.
+
+    Example: glscl pretrain --out clip.safetensors --steps 3000
+
+    Args:
+        stop: End at this step of the schedule of all steps.
+        batch: Frames a step, each with its caption; `frames` are drawn in all.
+    """
+    from .experiments.pretrain import pretrain
+    pretrain(out, steps, stop, batch, frames, lr, seed)
+
+
+@app.command
+def walkthrough(name: str | None = None, profile: str = 'small', notebooks: str | None = None,
+                out: str = 'runs', parameters: Parameters = ()):
+    """Run the six notebooks in order; results and one HTML page land in a folder of that name.
+
+    Example: glscl walkthrough --name mine --profile small -p seed 1
+
+    Args:
+        name: The name of the run; the date and time if none is given.
+        notebooks: The folder of the notebooks; the repository's if none is given.
+        out: Where the runs lie.
+    """
+    parameters = {key: parse_value(key, text) for key, text in parameters}
+    from .notebook import walkthrough
+    walkthrough(name, profile, out=out, parameters=parameters, **given(notebooks=notebooks))
+
+
+@bench.command
+def scoring(threads: int = 2, repeats: int = 30, out: str = 'runs/bench/scoring.json'):
+    """Time scoring beside the matrix products that it cannot do without.
+
+    Example: glscl bench scoring --threads 2 --out scoring.json
+
+    Args:
+        out: The JSON file for the numbers.
+    """
+    from .bench.scoring import scoring
+    scoring(out=out, repeats=repeats, threads=threads)
+
+
+@bench.command
+def heads(heads: tuple[str, ...] = (), videos: tuple[int, ...] = (),
+          out: str = 'runs/bench/costs.json', memory_gb: float | None = None, seconds: float = 20,
+          repeats: int = 9, threads: int = 1):
+    """Measure every head on growing galleries, row by row into a JSON file.
+
+    Example: glscl bench heads --heads GLSCL X-Pool --videos 1000 10000 --out costs.json
+
+    Args:
+        heads: Their names; all if none is given.
+        videos: Sizes of the gallery; from a thousand to a million if none is given.
+        out: The JSON file; what it holds is not measured again.
+        memory_gb: The largest gallery; 60 % of what is free if not given.
+        seconds: For a query, all its repeats; a quarter of it for the pairs.
+    """
+    from .bench.heads import heads as measure
+    measure(out=out, memory_gb=memory_gb, seconds=seconds, repeats=repeats, threads=threads,
+            **given(heads=heads, videos=videos))
+
+
+@bench.command
+def costs():
+    """Count multiply-adds and bytes of every head, beside the published column.
+
+    Example: glscl bench costs
+    """
+    from .heads.costs import report
+    report()
+
+
+@bench.command
+def data(videos: str | None = None, seconds: tuple[float, ...] = (10, 20, 40), copies: int = 1,
+         frames: int = 12, size: int = 224, workers: int | None = None):
+    """Read a mix of videos in several ways and print frames per second.
+
+    Example: glscl bench data --videos VIDEOS/ --workers 4
+
+    Args:
+        videos: A folder of videos to make the mix of; drawn ones if none is given.
+        seconds: Lengths of the videos, in turn.
+        copies: How often each video is read.
+        size: The side of a frame in pixels.
+        workers: Processes that read ahead; one a core if not given.
+    """
+    from .bench.data import data
+    data(videos, seconds, copies, frames, size, workers)
+
+
+@bench.command(name='search')
+def bench_search(videos: tuple[int, ...] = (1000, 10_000), shortlist: bool = False,
+                 dir: str | None = None, threads: int | None = None):
+    """Generate galleries, search them, and print what that takes.
+
+    Example: glscl bench search --videos 1000 100000 --shortlist
+
+    Args:
+        videos: Sizes of the galleries.
+        shortlist: Also the approximate first stage (needs faiss).
+        dir: Where to put them; a temporary folder if not given.
+        threads: torch's and faiss's; one a core if not given.
+    """
+    from .bench.search import search
+    search(videos, shortlist, dir, threads)
+
+
+app.command(bench, name='bench', help='Measure seconds and bytes.\n\nExample: glscl bench costs')
+COMMANDS = ('train', 'evaluate', 'check', 'index', 'search', 'sweep', 'rescore', 'pretrain',
+            'walkthrough', 'bench')
+CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone,
+          tyro.conf.PositionalMetavarFromFieldName)
+OVERVIEW = 'Text-video retrieval with GLSCL. More by glscl COMMAND --help, and glscl --version.'
+
+
+def given(**options):
+    """The options that were given; the others are left to the function's own defaults."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
+
+
+def parse_settings(groups):
+    """{key: value} of --set, which may be repeated and takes several KEY=VALUE each time."""
+    settings = {}
+    for item in (item for group in groups for item in group):
+        key, equals, text = item.partition('=')
+        if not equals or not key:
+            raise ValueError(f'--set takes KEY=VALUE, as in --set epochs=3, not {item!r}')
+        settings[key] = parse_value(key, text)
+    return settings
+
+
+def parse_value(name, text):
+    """A value as a YAML file would have it: 3 is a number, true a truth value, null is None."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f'{name}: {text!r} cannot be read as a value; put it in quotes') from None
+
+
+def run(argv):
+    """Call what `argv` names; returns its exit status. SystemExit after help or a mistake."""
+    try:
+        return app.cli(prog='glscl', args=argv, description=OVERVIEW, config=CONFIG) or 0
+    except SystemExit as end:
+        if end.code == 2 and argv[0] in COMMANDS:
+            print(f'glscl {argv[0]} --help lists what there is', file=sys.stderr)
+        raise
+    finally:
+        sys.stdout.flush()  # so that a closed pipe is met here and not when Python ends
+
+
+def main(argv=None):
+    """The entry point; returns the exit status, 1 where the user has to change something."""
+    argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors='backslashreplace')  # for names of files that the terminal's encoding lacks
-    return importlib.import_module(f'glscl.{MODULES.get(command, command)}').main()
+        stream.reconfigure(errors='backslashreplace')  # for names that the terminal cannot show
+    if argv == ['--version']:
+        print(f'glscl {__version__}')
+        return 0
+    command = ' '.join(['glscl', *argv[:2 if argv[:1] == ['bench'] else 1]])
+    try:
+        return run(argv or ['--help'])
+    except BrokenPipeError:  # whoever read the output has enough, as in `glscl … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print(f'{command}: stopped', file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f'{command}: {" ".join(str(error).splitlines())}', file=sys.stderr)
+        return 1
 
 
 if __name__ == '__main__':

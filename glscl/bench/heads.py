@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..heads import HEADS
+from ..heads.base import bytes_per_item, compact
 from ..heads.costs import clock, median
 from ..runtime.devices import machine
 from ..runtime.files import atomic_write
@@ -88,10 +89,10 @@ def free_memory(device):
 def measure_row(method, V, device, memory, seconds, repeats):
     """The row of one head and a gallery of V videos; memory: the most bytes that it may take."""
     head, texts, block = build(method, device)
-    row = dict(method=method, device=device, videos=V, bytes_per_video=block.bytes,
-               bytes_counted=HEADS[method].cost(**SIZES).video_bytes,
-               bytes_gallery=V * block.bytes, fits=V * block.bytes <= memory,
-               memory_limit=int(memory), **machine())
+    each = bytes_per_item(block)
+    row = dict(method=method, device=device, videos=V, bytes_per_video=each,
+               bytes_counted=HEADS[method].cost(**SIZES).video_bytes, bytes_gallery=V * each,
+               fits=V * each <= memory, memory_limit=int(memory), **machine())
     if row['fits']:
         gallery, row['query'] = query_time(head, texts[:1], block, V, seconds, repeats, device)
         row['pair'] = pair_time(head, texts, gallery, seconds / 4, repeats, device)
@@ -105,7 +106,7 @@ def build(method, device, D=SIZES['D'], videos=256):
     head = HEADS[method](width=D, **options).eval().to(device)
     texts, videos = features(TEXTS, videos, SIZES['F'], D, SIZES['Q'], SIZES['L'], device)
     encoded = head.encode_texts(texts.sentence, texts.words, texts.mask)
-    return head, encoded, head.encode_videos(videos.frames, videos.mask).compact()
+    return head, encoded, compact(head.encode_videos(videos.frames, videos.mask))
 
 
 def repeated(block, V):

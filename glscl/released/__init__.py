@@ -1,7 +1,7 @@
-"""What holds only in the released code (zchoi/GLSCL): its optimizer and schedule, its weights' names."""
+"""What holds only in the released code (zchoi/GLSCL): its optimizer and its weights' names."""
 
 
 def load(state_dict, config=None):
-    """A GLSCL from a state_dict of the released code: `weights.load`, which says what it takes."""
+    """A GLSCL from a state_dict of the released code: see `weights.load`."""
     from .weights import load
     return load(state_dict, config)

@@ -1,287 +1,198 @@
-"""Search over a gallery of `glscl index`: the exact best videos for a text, in memory that does not grow with the gallery.
+"""Exact search in a gallery: the best videos for a text, in memory that does not grow with it.
 
     glscl search gallery/ "a red ring shrinks after a blue square moved left" -k 5
 """
-import argparse
-import base64
 import dataclasses
-import html
-import io
 import json
 import sys
 import warnings
-from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import islice
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from ..data.tokens import tokenize
 from ..interaction import frame_weights
 from ..model import Texts
 from ..runtime.devices import autocast
-from .shards import ShardError, clip_lines, features, fingerprint, opened, pick_model, read_manifest, stat_of
-from ..data.video import VideoError, read_frames
+from ..runtime.distributed import objects, rank, world
+from . import page, shards
+from .shortlist import candidates
+from .topk import EMPTY, merge_top_k, scores_and_places, sortable_keys
 
-CHUNK = 1024               # videos scored at once, never across shards: however a gallery is split, the same numbers
-EMPTY = -2 ** 63           # less than any key of `ordered`
-THUMBNAIL = 240            # pixels, the longer side
+CHUNK = 1024  # videos scored at once, never across shards: however a gallery is split, same numbers
 
 
 @dataclass
 class Result:
-    """One video found. score: S of the paper; frames: {index, seconds, weight} each, those first that the text weighed most;
-    state: "ok", "changed" or "missing", by the file as it is today."""
+    """One video found."""
     path: str
     id: str
-    score: float
-    start: float | None
+    score: float         # S of the paper
+    start: float | None  # the part of the file, in seconds (None: no limit)
     end: float | None
-    state: str
-    frames: list
+    state: str           # "ok", "changed" or "missing", by the file as it is today
+    frames: list         # {index, seconds, weight} each, those first that the text weighed most
 
-
-# ---- top-k
-
-def ordered(scores, places):
-    """A whole number a score, the greater the better, and of equal scores the smaller place: [T, n] float32 -> [T, n] int64.
-
-    places [n]: of each column. Upper half: the float's bits, made to grow with its value; lower half: the place, falling. So a
-    plain top-k of these numbers is exact, with ties told apart, in whatever chunks they come. NaN counts as -inf."""
-    low = float('-inf')
-    bits = (scores.nan_to_num(low, float('inf'), low) + 0.0).contiguous().view(torch.int32).long()  # + 0.0: -0 is 0
-    bits = torch.where(bits < 0, bits ^ 0x7fffffff, bits)
-    return bits << 32 | 0xffffffff - places
-
-
-def undo(keys):
-    """(scores float32, places int64) of the numbers of `ordered`."""
-    bits = keys >> 32
-    bits = torch.where(bits < 0, bits ^ 0x7fffffff, bits)
-    return bits.int().view(torch.float32), 0xffffffff - (keys & 0xffffffff)
-
-
-def best_of(keys, k):
-    """The k greatest of each row, falling."""
-    return keys.topk(min(k, keys.shape[1]), sorted=True).values
-
-
-# ---- the gallery
 
 class Gallery:
-    """The videos of a gallery, to be searched by text. model: as for `index_videos`; by default the one that made it.
+    """The videos of a folder that `glscl index` made, to be searched by text.
 
-    `problems` lists the shards that the last search had to leave out; each is also given to `log` (default: a warning)."""
+    model: a GLSCL, a checkpoint or a run's folder; by default the one that made the gallery.
+    `problems` lists the shards that the last search had to leave out; each is also given to `log`
+    (by default a warning)."""
 
     def __init__(self, folder, model=None, device='auto', log=None):
         self.folder, self.log, self.problems = Path(folder), log or warnings.warn, []
-        self.model, _ = pick_model(model, read_manifest(folder)['model'], device)
-        self.mark = fingerprint(self.model)
+        manifest = shards.read_manifest(folder)
+        self.model, _ = shards.pick_model(model, manifest['model'], device)
+        self.mark = shards.fingerprint(self.model)
+        self.manifest_stat, self.nearest = None, (None, None)  # nearest: of `shortlist.candidates`
         self._refresh()
 
     def _refresh(self):
         """Follow gallery.json where an indexer has changed it; returns whether it had."""
-        stat = stat_of(self.folder / 'gallery.json')
-        if stat and stat == getattr(self, '_stat', None):
+        stat = shards.stat_of(self.folder / 'gallery.json')
+        if stat and stat == self.manifest_stat:
             return False
-        self._stat, self.manifest = stat, read_manifest(self.folder, self.mark)
-        self.shards = list(self.manifest['shards'].items())
-        self.ends = list(accumulate(entry['rows'] for _, entry in self.shards))
+        manifest = shards.read_manifest(self.folder, self.mark)
+        self.manifest_stat, self.shards = stat, list(manifest['shards'].items())
         return True
 
     def __len__(self):
-        return self.ends[-1] if self.ends else 0
+        return sum(entry['rows'] for _, entry in self.shards)
 
     @torch.no_grad()
     def encode_texts(self, queries, batch=200):
-        """list[str] -> Texts"""
-        ids, mask = tokenize(queries, self.model.config.max_words)
-        device, longest = next(self.model.parameters()).device, int(mask.sum(1).max())
-        ids, mask = ids[:, :longest].to(device), mask[:, :longest].to(device)
+        """Texts of a list of strings, `batch` at a time."""
+        token_ids, mask = tokenize(queries, self.model.config.max_words)  # [T, L] both
+        longest = int(mask.sum(1).max())
+        device = next(self.model.parameters()).device
+        token_ids, mask = token_ids[:, :longest].to(device), mask[:, :longest].to(device)
         with autocast(device):
-            return Texts.cat([self.model.encode_texts(*part) for part in zip(ids.split(batch), mask.split(batch))])
+            parts = map(self.model.encode_texts, token_ids.split(batch), mask.split(batch))
+            return Texts.cat(parts)
 
     def search(self, queries, k=5, chunk=CHUNK, shortlist=None):
-        """The k best videos of a text: list[Result], best first; of several (a list of texts, or Texts): one such list each.
+        """The k best videos of a text: list[Result], best first; of several texts one list each.
 
-        Exact: the scores of GLSCL.similarity over the features as stored, ties by place in the gallery. Working memory grows
-        with chunk and the number of texts. Under torch.distributed each process reads its share of the shards, and all get
-        the same answer. A shard that cannot be used is named and left out; with none left, ValueError.
-        shortlist=n: only the videos that `glscl.shortlist` finds nearest, n a text, are scored (exactly, for all texts): it
-        pays where that is a small part of the gallery."""
+        queries: a string, a list of strings, or Texts. chunk: videos scored at once, which bounds
+        the working memory. shortlist=n: score only what `shortlist.candidates` finds nearest, n a
+        text (each for all texts): it pays where that is a small part of the gallery.
+
+        Exact: the scores of GLSCL.similarity over the features as stored, ties by place in the
+        gallery. Of several processes each reads its share of the shards, and all get the same
+        answer. A shard that cannot be used is named and left out; with none left, ValueError."""
         if k < 1:
             raise ValueError(f'k must be 1 or more, not {k}')
-        if not isinstance(queries, str) and not len(queries):
+        one = isinstance(queries, str)
+        if not one and not len(queries):
             return []
         texts = queries
         if not isinstance(queries, Texts):
-            texts = self.encode_texts([queries] if isinstance(queries, str) else list(queries))
+            texts = self.encode_texts([queries] if one else list(queries))
         for _ in range(3):
             self._refresh()
             self.problems = []
-            results = self._results(texts, *undo(self._best(texts, k, chunk, shortlist)))
-            if not self.problems or _rank_and_world()[1] > 1 or not self._refresh():
-                break  # else a shard was gone because an indexer had put another in its place
+            results = self._results(texts, self._best_keys(texts, k, chunk, shortlist))
+            # A shard may be gone because an indexer has put another in its place: then again.
+            if not self.problems or world() > 1 or not self._refresh():
+                break
         for problem in self.problems:
             self.log(f'{problem}. The rest was searched; `glscl index` encodes its videos again')
         if not any(results):
-            raise ValueError(f'{self.folder}: none of the {len(self.shards)} shards can be read' if self.shards
-                             else f'{self.folder} holds no videos yet')
-        return results[0] if isinstance(queries, str) else results
+            raise ValueError(f'{self.folder}: none of the {len(self.shards)} shards can be read'
+                             if self.shards else f'{self.folder} holds no videos yet')
+        return results[0] if one else results
 
     @torch.no_grad()
-    def _best(self, texts, k, chunk, shortlist):
-        """Keys of the k best: [T, k] int64, EMPTY where there are fewer."""
+    def _best_keys(self, texts, k, chunk, shortlist):
+        """Keys of the k best videos: [T, k] int64, EMPTY where there are fewer."""
         best, places = torch.full((len(texts), k), EMPTY), None
         if shortlist and len(self):
-            from .shortlist import candidates
-            places = torch.from_numpy(candidates(self, texts, shortlist)).unique()  # sorted; -1 lies in no shard
-        rank, world = _rank_and_world()
-        for (name, entry), end in list(zip(self.shards, self.ends))[rank::world]:
-            first = end - entry['rows']
-            rows = torch.arange(entry['rows']) if places is None else places[(places >= first) & (places < end)] - first
+            places = torch.from_numpy(candidates(self, texts, shortlist)).unique()
+        for name, entry, first, rows in islice(self._rows(places), rank(), None, world()):
             try:
-                for S, part in self._scores(name, entry, texts, rows, chunk):
-                    best = best_of(torch.cat([best, ordered(S, first + part)], 1), k)
-            except ShardError as error:
+                for part in rows.split(chunk):
+                    _, videos = shards.read_shard(self.folder, name, entry, self.mark, part)
+                    videos = videos.to(texts.sentence.device)
+                    S = self.model.similarity(texts, videos).float().cpu()  # [T, n]
+                    best = merge_top_k([best, sortable_keys(S, first + part)], k)
+            except shards.ShardError as error:
                 self.problems.append(str(error))
-        if world > 1:
-            parts = [None] * world
-            torch.distributed.all_gather_object(parts, (best, self.problems))
-            best = best_of(torch.cat([part for part, _ in parts], 1), k)
-            self.problems = [problem for _, problems in parts for problem in problems]
-        return best
+        every = objects((best, self.problems))
+        self.problems = [problem for _, problems in every for problem in problems]
+        return merge_top_k([best for best, _ in every], k)
 
-    def _scores(self, name, entry, texts, rows, chunk):
-        """(S [T, n], rows [n]) of these rows of a shard, a chunk at a time; a shard without any is not opened."""
-        for part in rows.split(chunk) if len(rows) else ():
-            with opened(self.folder, name, entry, self.mark) as shard:
-                whole = len(part) == part[-1] - part[0] + 1
-                videos = features(shard, slice(int(part[0]), int(part[-1]) + 1)) if whole else features(shard)[part]
-                yield self.model.similarity(texts, videos.to(texts.sentence.device)).float().cpu(), part
+    def _rows(self, places=None):
+        """Yields (name, entry, place of the first row, rows [n]) of each shard that has rows at
+        these places of the gallery (rising order), or of all with all rows."""
+        first = 0
+        for name, entry in self.shards:
+            end = first + entry['rows']
+            if places is None:
+                rows = torch.arange(entry['rows'])
+            else:
+                rows = places[(places >= first) & (places < end)] - first
+            if len(rows):
+                yield name, entry, first, rows
+            first = end
 
-    def _results(self, texts, scores, places):
-        """list[list[Result]] of scores, places [T, k]; what `ordered` never gave (EMPTY) has no place in the gallery."""
-        there, rows = (places < len(self)) & (scores > float('-inf')), {}
-        for place in places[there].unique().tolist():
-            rows.setdefault(bisect_right(self.ends, place), []).append(place)
-        found, c = {}, self.model.config
-        for s, wanted in rows.items():
-            (name, entry), first = self.shards[s], self.ends[s] - self.shards[s][1]['rows']
+    def _results(self, texts, keys):
+        """A list[Result] for each row of the keys [T, k]."""
+        scores, places = scores_and_places(keys)
+        usable = (places < len(self)) & (scores > float('-inf'))
+        found = {}  # {place: (the clip's JSON object, Videos of one)}
+        for name, entry, first, rows in self._rows(places[usable].unique()):
             try:
-                with opened(self.folder, name, entry, self.mark) as shard:
-                    lines, videos = clip_lines(shard), features(shard)[[place - first for place in wanted]].float()
-                found.update((place, (json.loads(lines[place - first]), videos[n:n + 1])) for n, place in enumerate(wanted))
-            except ShardError as error:
+                lines, videos = shards.read_shard(self.folder, name, entry, self.mark, rows)
+                for n, row in enumerate(rows.tolist()):
+                    found[first + row] = json.loads(lines[row]), videos[n:n + 1].float()
+            except shards.ShardError as error:
                 self.problems.append(str(error))
-        results = []
-        for t in range(len(texts)):
-            e = texts.sentence[t:t + 1].float().cpu()
-            results.append([_result(*found[i], e, score, c) for i, score in zip(places[t].tolist(), scores[t].tolist())
-                            if i in found])
-        return results
+        sentences = texts.sentence.float().cpu()
+        return [[self._result(*found[place], sentences[t:t + 1], float(scores[t, n]))
+                 for n, place in enumerate(places[t].tolist()) if place in found]
+                for t in range(len(texts))]
+
+    def _result(self, clip, video, sentence, score):
+        """The Result of a clip's JSON object, Videos of one, sentence e [1, D] and score."""
+        c, y, mask = self.model.config, video.frames, video.mask
+        if c.pooling == 'mean':
+            weights = mask[0] / mask.sum()  # [F]
+        else:
+            weights = frame_weights(sentence, y, mask, c.temperature)[0, 0]  # [F]
+        frames = []
+        for f, index in enumerate(clip['indices']):
+            seconds, weight = round(index / clip['fps'], 2), round(float(weights[f]), 4)
+            frames.append({'index': index, 'seconds': seconds, 'weight': weight})
+        frames.sort(key=lambda frame: -frame['weight'])
+        stat = shards.stat_of(clip['path'])
+        if stat is None:
+            state = 'missing'
+        else:
+            state = 'ok' if stat == [clip['size'], clip['mtime']] else 'changed'
+        return Result(clip['path'], clip['id'], score, clip['start'], clip['end'], state, frames)
 
 
-def _rank_and_world():
-    dist = torch.distributed
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+def search_command(gallery, queries, k=5, shortlist=None, as_json=False, html=None, model=None,
+                   device='auto'):
+    """Find videos in a gallery by what a text says of them.
 
-
-def _result(clip, video, sentence, score, config):
-    if config.pooling == 'mean':
-        weights = video.mask[0] / video.mask.sum()
+    gallery: a folder of `glscl index`; queries: texts, searched in one go; k: how many videos;
+    shortlist: score only so many by an approximate index; as_json: print JSON; html: a file for
+    a page with pictures; model: a checkpoint or a run's folder (default: the one that made the
+    gallery). Shards left out are named on stderr. Raises ValueError, OSError or ImportError with
+    a message for the user."""
+    found = Gallery(gallery, model, device, lambda line: page.show(f'warning: {line}', sys.stderr))
+    results = found.search(queries, k, shortlist=shortlist)
+    if html:
+        text = page.html_page(queries, results, found.model.config)
+        Path(html).write_text(text, 'utf-8', 'backslashreplace')
+    if as_json:
+        rows = [[dataclasses.asdict(result) for result in row] for row in results]
+        answers = [{'query': query, 'results': rows[t]} for t, query in enumerate(queries)]
+        page.show(json.dumps(answers, indent=1))
     else:
-        weights = frame_weights(sentence, video.frames, video.mask, config.temperature)[0, 0]
-    frames = [dict(index=index, seconds=round(index / clip['fps'], 2), weight=round(float(weight), 4))
-              for index, weight in zip(clip['indices'], weights)]
-    frames.sort(key=lambda frame: -frame['weight'])
-    stat = stat_of(clip['path'])
-    state = 'missing' if stat is None else 'ok' if stat == [clip['size'], clip['mtime']] else 'changed'
-    return Result(clip['path'], clip['id'], score, clip['start'], clip['end'], state, frames)
-
-
-# ---- results as text and as a page
-
-def table(queries, results):
-    """Lines of text: rank, score, the moments that the text weighed most, path."""
-    lines = []
-    for query, found in zip(queries, results):
-        lines.append(query)
-        for rank, result in enumerate(found, 1):
-            moments = ', '.join(f'{f["seconds"]:.1f} s' for f in result.frames[:3])
-            note = {'ok': '', 'changed': '   (changed since it was indexed)', 'missing': '   (no longer there)'}[result.state]
-            lines.append(f'{rank:4}  {result.score:6.3f}  {result.path}   at {moments}{note}')
-        lines.append('')
-    return '\n'.join(lines)
-
-
-def thumbnails(result, config, best=3):
-    """[(data URI of a JPEG, frame)] of the frames that the text weighed most; raises VideoError or OSError."""
-    how = config.max_frames, config.framerate, None, result.start, result.end, config.sampling
-    frames, indices = read_frames(result.path, *how)
-    pictures, seen = [], {int(index): frame for index, frame in zip(indices, frames)}
-    for frame in result.frames[:best]:
-        if frame['index'] not in seen:
-            raise VideoError(f'{result.path}: its frames are others than when it was indexed')
-        picture, file = Image.fromarray(seen[frame['index']]), io.BytesIO()
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        picture.save(file, 'JPEG', quality=80)
-        pictures.append((f'data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}', frame))
-    return pictures
-
-
-STYLE = ('body{font:15px sans-serif;margin:2em;max-width:60em}li{margin:0 0 1.5em}'
-         'figure{display:inline-block;margin:.3em .6em 0 0}figcaption{color:#555;font-size:13px}'
-         '.none{color:#a00}code{overflow-wrap:anywhere}')
-
-
-def page(queries, results, config):
-    """One HTML page that needs no other file: per text the videos found, each with the frames that the text weighed most."""
-    parts = [f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>glscl search</title><style>{STYLE}</style>']
-    for query, found in zip(queries, results):
-        parts.append(f'<h2>{html.escape(query)}</h2><ol>')
-        for result in found:
-            parts.append(f'<li><a href="{html.escape(Path(result.path).as_uri())}"><code>{html.escape(result.path)}</code></a> '
-                         f'score {result.score:.3f}<br>{_figures(result, config)}</li>')
-        parts.append('</ol>')
-    return '\n'.join([*parts, '</html>', ''])
-
-
-def _figures(result, config):
-    if result.state != 'ok':
-        why = 'has changed since it was indexed' if result.state == 'changed' else 'is no longer there'
-        return f'<span class="none">no pictures: the video {why}</span>'
-    try:
-        return ''.join(f'<figure><img alt="frame {frame["index"]}" src="{uri}"><figcaption>{frame["seconds"]:.1f} s, '
-                       f'weight {frame["weight"]:.2f}</figcaption></figure>' for uri, frame in thumbnails(result, config))
-    except (VideoError, OSError) as error:
-        return f'<span class="none">no pictures: {html.escape(str(error))}</span>'
-
-
-def main(argv=None):
-    """Find videos in a gallery by what a text says of them."""
-    parser = argparse.ArgumentParser(prog='glscl search', description=main.__doc__)
-    parser.add_argument('gallery', help='a folder of `glscl index`')
-    parser.add_argument('query', nargs='+', help='what the video shows; several texts, each in quotes, are searched in one go')
-    parser.add_argument('-k', type=int, default=5, help='how many videos (5)')
-    parser.add_argument('--shortlist', type=int, metavar='N', help='score only the N nearest by an approximate index')
-    parser.add_argument('--json', action='store_true', help='print JSON')
-    parser.add_argument('--html', metavar='FILE', help='write a page with pictures')
-    parser.add_argument('--model', help="a checkpoint or a run's folder (default: the one that made the gallery)")
-    parser.add_argument('--device', default='auto')
-    args = parser.parse_args(argv)
-    try:
-        gallery = Gallery(args.gallery, args.model, args.device, lambda line: print(f'warning: {line}', file=sys.stderr))
-        results = gallery.search(args.query, args.k, shortlist=args.shortlist)
-        if args.html:
-            Path(args.html).write_text(page(args.query, results, gallery.model.config), 'utf-8', 'backslashreplace')
-    except (ValueError, OSError, ImportError) as error:
-        parser.exit(1, f'glscl search: {error}\n')
-    if args.json:
-        print(json.dumps([dict(query=query, results=[dataclasses.asdict(r) for r in found])
-                          for query, found in zip(args.query, results)], indent=1))
-    else:
-        print(table(args.query, results), end='')
-    return 0
+        page.show(page.results_table(queries, results))

@@ -7,7 +7,9 @@ import torch
 
 from glscl.bench import heads as bench_heads
 from glscl.bench.heads import growth, repeated
-from glscl.heads import HEADS, Kept
+from glscl.data.batch import Items
+from glscl.heads import HEADS
+from glscl.heads.base import bytes_per_item
 
 SMALL = dict(videos=(6, 20), seconds=0.001, repeats=3)
 
@@ -74,10 +76,10 @@ def test_beyond_its_time_a_gallery_is_measured_in_part_and_says_so(small, capsys
 
 
 def test_a_repeated_gallery_has_memory_of_its_own():
-    block = Kept(x=torch.arange(6.).view(3, 2), mask=torch.tensor([[True], [False], [True]]))
+    block = Items(x=torch.arange(6.).view(3, 2), mask=torch.tensor([[True], [False], [True]]))
     gallery = repeated(block, 7)
     assert torch.equal(gallery.x, block.x[[0, 1, 2, 0, 1, 2, 0]]) and gallery.mask.dtype == torch.bool and len(gallery) == 7
-    assert gallery.x.untyped_storage().nbytes() == 7 * 2 * 4 and gallery.bytes == block.bytes
+    assert gallery.x.untyped_storage().nbytes() == 7 * 2 * 4 and bytes_per_item(gallery) == bytes_per_item(block)
     assert len(repeated(block, 2)) == 2
 
 

@@ -1,11 +1,9 @@
 """Settings: what is not known, or cannot be, is said at once and by name."""
 import dataclasses
-import sys
 
 import pytest
 import yaml
 
-from glscl import __main__ as command_line
 from glscl.config import Config, cache_dir, data_path, load_config
 from glscl.notebook import PROFILES, begin
 
@@ -119,10 +117,3 @@ def test_lessons_take_profiles_and_folders(tmp_path):
     assert begin('tiny', device='cpu', temperature=7.0).config.temperature == 7
     with pytest.raises(ValueError, match="unknown profile 'huge'; there are tiny, small, large"):
         begin('huge')
-
-
-def test_the_command_line_lists_its_commands(monkeypatch, capsys):
-    for argv, code in (([], 0), (['--help'], 0), (['walk'], 2)):
-        monkeypatch.setattr(sys, 'argv', ['glscl', *argv])
-        assert command_line.main() == code
-        assert 'walkthrough' in capsys.readouterr().out

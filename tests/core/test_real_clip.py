@@ -1,22 +1,27 @@
 """CLIP with OpenAI's weights and others': every kind of file, the right activation, and what is said when there are none.
 
 The real weights are not here: a tiny architecture under a name of its own takes their place, in each of their layouts."""
+import argparse
 import copy
 import json
+import os
 import warnings
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import open_clip
 import pytest
 import torch
 from open_clip import pretrained as tags
 from safetensors.torch import save_file
 
-from glscl import GLSCL, load_model, save_model, training, clip_weights as weights
+from glscl import GLSCL, evaluate, load_model, save_model, training
+from glscl import clip_weights as weights
 from glscl.config import Config
-from glscl.encoders import Clip, TemporalTransformer, build_clip, image_size, load_clip
 from glscl.data.tokens import tokenize
+from glscl.encoders import Clip, TemporalTransformer, build_clip, image_size, load_clip
 
 TINY = dict(embed_dim=64, vision_cfg=dict(image_size=32, layers=2, width=64, patch_size=16, head_width=32),
             text_cfg=dict(context_length=77, vocab_size=49408, width=64, heads=2, layers=2))
@@ -223,24 +228,97 @@ def test_weights_for_other_pixels_are_refused():
 
 class Trap:
     def __reduce__(self):
-        return Path.touch, (Path(self.path),)
+        return os.mkdir, (self.path,)
 
 
-def test_files_that_are_no_weights_are_named_and_never_executed(tmp_path):
+class Writes(torch.nn.Module):
+    """Scripted, it writes a file while it is loaded."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path: str = path
+
+    def forward(self, x):
+        return x
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.path, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]):
+        self.path = state[0]
+        self.training = state[1]
+        torch.save(torch.zeros(1), self.path)
+
+
+def refused(path, reason):
+    """What is said of a file is one ValueError with its name."""
+    with pytest.raises(ValueError, match=f'{path.name}.*{reason}') as error:
+        load_clip('tiny', path)
+    assert error.value.__cause__ is None and '\n' not in str(error.value)
+    assert 'weights_only' not in str(error.value) and 'add_safe_globals' not in str(error.value)
+
+
+def test_files_that_are_no_weights_are_named(tmp_path):
+    torch.save([torch.zeros(2)], tmp_path / 'list.pt')
+    refused(tmp_path / 'list.pt', 'holds no state_dict')
+    torch.save({'state_dict': {}}, tmp_path / 'empty.pt')
+    refused(tmp_path / 'empty.pt', 'holds no state_dict')
+    (tmp_path / 'half.safetensors').write_bytes(b'\x10\0\0\0\0\0\0\0{"a": {')
+    refused(tmp_path / 'half.safetensors', 'cannot be read .* Is the download complete')
+    (tmp_path / 'page.pt').write_text('<html>404</html>')
+    refused(tmp_path / 'page.pt', 'cannot be read .* Is the download complete')
+    save_file({'text_model.embeddings.position_ids': torch.zeros(1)}, tmp_path / 'hf.safetensors')
+    refused(tmp_path / 'hf.safetensors', "layout of Hugging Face's transformers")
+
+
+@pytest.mark.parametrize('kind', ['archive', 'plain', 'legacy', 'safetensors'])
+@pytest.mark.parametrize('share', [0.0, 0.3, 0.99])
+def test_a_cut_file_is_named(tmp_path, kind, share):
+    WRITE[kind](source(), tmp_path / 'whole')
+    whole = (tmp_path / 'whole').read_bytes()
+    (tmp_path / 'cut.pt').write_bytes(whole[:int(share * len(whole))])
+    refused(tmp_path / 'cut.pt', 'cannot be read')
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_a_file_that_could_run_code_is_refused_and_runs_none(tmp_path, zipped):
     trap = Trap()
     trap.path = str(tmp_path / 'sprung')
-    torch.save(dict(state_dict=trap), tmp_path / 'trap.pt')
-    torch.save([torch.zeros(2)], tmp_path / 'list.pt')
-    (tmp_path / 'half.safetensors').write_bytes(b'\x10\0\0\0\0\0\0\0{"a": {')
-    (tmp_path / 'page.bin').write_text('<html>404</html>')
-    save_file({'text_model.embeddings.position_ids': torch.zeros(1)}, tmp_path / 'hf.safetensors')
-    for file, said in dict(trap='cannot be read as weights', list='holds no state_dict', half='cannot be read as weights',
-                           page='cannot be read as weights', hf="layout of Hugging Face's transformers").items():
-        path = next(tmp_path.glob(f'{file}.*'))
-        with pytest.raises(ValueError, match=f'{path.name}.*{said}') as told:
-            load_clip('tiny', path)
-        assert told.value.__cause__ is None and told.value.__suppress_context__ or file in ('list', 'hf')
+    torch.save({'state_dict': trap}, tmp_path / 'trap.pt', _use_new_zipfile_serialization=zipped)
+    refused(tmp_path / 'trap.pt', r'could run code \(\w+.mkdir\)')
     assert not (tmp_path / 'sprung').exists()
+
+
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+def test_an_archive_whose_code_would_run_while_it_is_loaded_is_refused(tmp_path):
+    scripted = torch.jit.script(Writes(str(tmp_path / 'sprung')))
+    scripted.save(tmp_path / 'trap.pt')
+    torch.jit.load(tmp_path / 'trap.pt')  # so that much is possible
+    (tmp_path / 'sprung').unlink()
+    refused(tmp_path / 'trap.pt', r'could run code \(__setstate__\)')
+    assert not (tmp_path / 'sprung').exists()
+
+
+def test_numpy_numbers_beside_the_weights_are_read_and_other_types_named_whole(tmp_path):
+    clip = source()
+    checkpoint = {'state_dict': clip.state_dict(), 'optimizer': {'lr': np.float64(1e-4)},
+                  'epoch': np.int64(3)}
+    torch.save(checkpoint, tmp_path / 'epoch_1.pt')
+    assert_same(load_clip('tiny-quickgelu', tmp_path / 'epoch_1.pt'), clip)
+    torch.save({**checkpoint, 'args': argparse.Namespace(lr=1e-4)}, tmp_path / 'epoch_2.pt')
+    refused(tmp_path / 'epoch_2.pt', r'could run code \(argparse.Namespace\)')
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='a system without named pipes')
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.pt')
+    with pytest.raises(FileNotFoundError, match='pipe.pt.*is neither a file'):
+        load_clip('tiny', tmp_path / 'pipe.pt')
+    for path in (tmp_path / 'pipe.pt', '/dev/zero'):
+        with pytest.raises(FileNotFoundError, match=f'{path} is not a regular file'):
+            weights.read_weights(path)
 
 
 def test_another_architectures_file_is_refused_by_what_differs(tmp_path):
@@ -297,7 +375,7 @@ def test_a_frozen_clip_takes_no_gradient_and_stays_in_eval_mode_but_the_scale_le
 
 
 def test_a_frozen_clip_is_the_same_after_training(splits, config):
-    trainer = training.Trainer(config.replace(freeze_clip=True), splits['train'], splits['val'], None, 0, 'cpu', steps=2)
+    trainer = training.Trainer(GLSCL(config.replace(freeze_clip=True)), splits['train'], splits['val'], steps=2)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     trainer.run(log=None)
     moved = [k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])]
@@ -377,6 +455,7 @@ def test_a_full_model_trains_evaluates_saves_and_loads(name, words, frames, tmp_
     """Settings of MSR-VTT, of DiDeMo and ActivityNet, and a ViT-B/16: random pixels of 224, D = 512."""
     import pandas as pd
 
+    from glscl.data.frames import FrameStore
     from glscl.data.pairs import Pairs
     config = Config(clip=name, clip_pretrained=None, max_words=words, max_frames=frames, grad_checkpointing=frames == 64,
                     batch_size=2)
@@ -384,13 +463,16 @@ def test_a_full_model_trains_evaluates_saves_and_loads(name, words, frames, tmp_
     frame_mask = torch.ones(2, frames, dtype=torch.bool)
     frame_mask[1, frames // 2:] = False
     pixels = torch.randint(0, 256, (2, frames, 224, 224, 3), dtype=torch.uint8).numpy()
-    pairs = Pairs(pd.DataFrame(dict(video=[0, 1])), ids, words_mask, pixels, frame_mask, {})
-    trainer = training.Trainer(config, pairs, pairs, tmp_path, 0, 'cpu', steps=1)
+    counts = frame_mask.sum(1).tolist()
+    videos = [partial(np.asarray, video[:count]) for video, count in zip(pixels, counts)]
+    store = FrameStore([tmp_path / f'{v}.npy' for v in range(2)], videos, counts, pixels.shape[1:], np.uint8)
+    pairs = Pairs(pd.DataFrame(dict(video=[0, 1])), ids, words_mask, store, frame_mask, {})
+    trainer = training.Trainer(GLSCL(config), pairs, pairs, tmp_path, steps=1)
     before = trainer.model.clip.clip.visual.conv1.weight.detach().clone()
     losses = trainer.train_step()
     assert all(v == v for v in losses.values()) and not torch.equal(trainer.model.clip.clip.visual.conv1.weight, before)
-    S, metrics = training.evaluate(trainer.model, pairs)
+    S, metrics = evaluate(trainer.model, pairs)
     assert S.shape == (2, 2) and S.isfinite().all() and metrics['t2v']['R@5'] == 100
     save_model(trainer.model, tmp_path / 'model.safetensors')
     back = load_model(tmp_path / 'model.safetensors')
-    torch.testing.assert_close(training.evaluate(back, pairs)[0], S)
+    torch.testing.assert_close(evaluate(back, pairs)[0], S)

@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from glscl import GLSCL, Trainer, evaluate, load_model, save_model
-from glscl.heads import HEADS
-from glscl.heads.model import HeadModel, build
+from glscl.heads import HEADS, HeadModel, build, load
 
 RIVALS = [name for name in HEADS if name != 'GLSCL']
 
@@ -12,7 +11,7 @@ RIVALS = [name for name in HEADS if name != 'GLSCL']
 @pytest.mark.parametrize('name', RIVALS)
 def test_every_head_trains_evaluates_and_reads_back(name, config, splits, tmp_path):
     settings = config.replace(head=name, freeze_clip=True, lr=1e-3)
-    trainer = Trainer(settings, splits['train'], splits['val'], tmp_path, 0, 'cpu', steps=2)
+    trainer = Trainer(build(settings), splits['train'], splits['val'], tmp_path, steps=2)
     start = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     model = trainer.run(log=None)
     moved = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, start[n])}
@@ -21,15 +20,17 @@ def test_every_head_trains_evaluates_and_reads_back(name, config, splits, tmp_pa
     assert moved & parts or not parts  # meanP and its like have the scale alone
     S, metrics = evaluate(model, splits['test'])
     assert S.shape == (12, 12) and S.isfinite().all() and not S.requires_grad
-    again = load_model(tmp_path)
-    assert isinstance(again, HeadModel) and torch.equal(evaluate(again, splits['test'])[0], S)
+    again = load(tmp_path)
+    assert isinstance(again, HeadModel) and not again.training and torch.equal(evaluate(again, splits['test'])[0], S)
 
 
 @pytest.mark.parametrize('name', ['X-CLIP', 'X-Pool', 'DRL'])
 def test_chunks_give_the_gradients_of_the_whole_batch(name, config, splits):
     gradients = []
     for chunk in (0, 4):
-        t = Trainer(config.replace(head=name, freeze_clip=True, chunk=chunk), splits['train'], splits['val'], None, 0, 'cpu', steps=1)
+        torch.manual_seed(0)
+        model = build(config.replace(head=name, freeze_clip=True, chunk=chunk))
+        t = Trainer(model, splits['train'], splits['val'], steps=1)
         t.model.eval()  # no dropout
         for module in t.model.modules():
             module.training = False
@@ -58,10 +59,26 @@ def test_names_that_are_no_heads_are_refused(config):
         GLSCL(config.replace(head='X-Pool'))
 
 
+def test_a_temporal_module_that_a_head_cannot_have_is_refused(config):
+    with pytest.raises(ValueError, match='temporal="lstm" is for the head GLSCL only'):
+        build(config.replace(head='DRL', temporal='lstm'))
+    with pytest.raises(ValueError, match='tightTransf is a transformer and needs a layer'):
+        build(config.replace(head='CLIP4Clip tightTransf', temporal='none'))
+
+
+def test_glscls_own_checkpoint_loads_like_any_other(model, tmp_path):
+    save_model(model, tmp_path / 'best.safetensors')
+    again = load(tmp_path, model.config)
+    assert isinstance(again, GLSCL)
+    assert all(torch.equal(x, y) for x, y in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
 def test_a_checkpoint_of_another_head_is_not_taken_for_glscl(config, tmp_path):
     save_model(build(config.replace(head='X-Pool')), tmp_path / 'best.safetensors')
     with pytest.raises(ValueError, match="head: 'X-Pool' in the file, 'GLSCL' wanted"):
         load_model(tmp_path, config)
+    with pytest.raises(ValueError, match='of another head, X-Pool'):
+        load_model(tmp_path)
 
 
 def test_a_gallery_takes_no_other_head(config, world_folder, tmp_path):

@@ -4,11 +4,12 @@ import reference as loops
 import torch
 
 from glscl import interaction
-from glscl.heads.costs import counted
+from glscl.data.batch import Items
 from glscl.encoders import TemporalTransformer, small_clip
-from glscl.heads import HEADS, Kept
-from glscl.heads.frames import PerturbedTopK
-from glscl.heads.base import temporal_cost
+from glscl.heads import HEADS
+from glscl.heads.base import bytes_per_item, compact, temporal_cost
+from glscl.heads.costs import counted
+from glscl.heads.ts2net import perturbed_top_k
 from glscl.losses import contrastive
 
 D, F, L, T, V = 16, 4, 5, 5, 3
@@ -75,9 +76,9 @@ def one_pair(name, head, e, w, words, x, frames):
 @pytest.mark.parametrize('name', HEADS)
 @torch.no_grad()
 def test_the_head_is_the_loop(name, mask_padding):
-    head = build(name, mask_padding=mask_padding)
-    e, w, words, x, frames = items()
-    expected = torch.tensor([[one_pair(name, head, e[t], w[t], words[t], x[v], frames[v]) for v in range(V)] for t in range(T)],
+    head, few = build(name, mask_padding=mask_padding), 2 if 'tight' in name else T
+    e, w, words, x, frames = items(few)
+    expected = torch.tensor([[one_pair(name, head, e[t], w[t], words[t], x[v], frames[v]) for v in range(V)] for t in range(few)],
                             dtype=torch.float64)
     texts, videos = encoded(head, e, w, words, x, frames)
     torch.testing.assert_close(head.similarity(texts, videos), expected)
@@ -321,9 +322,9 @@ def test_glscl_scores_through_the_package(monkeypatch):
 def test_perturbed_selection_is_the_hard_one_where_scores_differ_much():
     scores = torch.tensor([[0.0, 9.0, 1.0, 5.0, 7.0]], requires_grad=True)
     noise = torch.randn(200, 5)
-    chosen = PerturbedTopK.apply(scores, noise, 3, 0.05)
+    chosen = perturbed_top_k(scores, noise, 3, 0.05)
     assert torch.equal(chosen, torch.eye(5)[[1, 3, 4]][None])
-    near = PerturbedTopK.apply(scores * 0.001, noise, 3, 0.05)
+    near = perturbed_top_k(scores * 0.001, noise, 3, 0.05)
     torch.testing.assert_close(near.sum(-1), torch.ones(1, 3))
     assert (near[0] > 0.05).sum() > 6
 
@@ -332,7 +333,7 @@ def test_perturbed_selection_has_the_perturbed_gradient():
     noise, weights = torch.randn(20000, 3, dtype=torch.float64), torch.tensor([[[1.0, -2.0, 0.5]]], dtype=torch.float64)
 
     def expectation(scores):  # of <one-hot of the largest, weights>
-        return (PerturbedTopK.apply(scores, noise, 1, 0.5) * weights).sum()
+        return (perturbed_top_k(scores, noise, 1, 0.5) * weights).sum()
     scores = torch.tensor([[0.1, -0.2, 0.3]], dtype=torch.float64, requires_grad=True)
     grad = torch.autograd.grad(expectation(scores), scores)[0][0]
     for i in range(3):
@@ -448,10 +449,10 @@ def test_what_is_kept_is_all_that_scoring_needs_and_as_large_as_stated(name):
     head = build(name, 64, torch.float32, max_frames=6, temporal_layers=1)
     texts, videos = encoded(head, *items(5, 4, 6, 5, 64, torch.float32))
     cost = head.cost(F=6, L=5, D=64, Q=8)
-    assert (texts.bytes, videos.bytes) == (cost.text_bytes, cost.video_bytes)
+    assert (bytes_per_item(texts), bytes_per_item(videos)) == (cost.text_bytes, cost.video_bytes)
     S = head.similarity(texts, videos)
-    assert torch.equal(head.similarity(texts.compact(), videos.compact()), S)
-    joined = Kept.cat([videos[:1], videos[1:]])
+    assert torch.equal(head.similarity(compact(texts), compact(videos)), S)
+    joined = Items.cat([videos[:1], videos[1:]])
     assert len(joined) == 4 and torch.equal(head.similarity(texts, joined.to('cpu')), S)
     torch.testing.assert_close(head.similarity(texts, videos[torch.tensor([3, 0])]), S[:, [3, 0]])
 
@@ -481,18 +482,12 @@ def test_what_does_not_fit_is_refused_in_words():
 COUNT = dict(F=6, L=5, D=64, Q=8)
 
 
-def on_pairs(count):
-    """What grows with T x V alone: the mixed second difference of a count."""
-    return count(3, 4) - count(3, 3) - count(2, 4) + count(2, 3)
-
-
 @pytest.mark.parametrize('name', HEADS)
 def test_closed_forms_are_what_torch_counts(name):
     head = build(name, 64, torch.float32, max_frames=6, temporal_layers=4)
     texts, videos = encoded(head, *items(3, 4, 6, 5, 64, torch.float32))
     cost = head.cost(**COUNT)
     assert counted(head.similarity, texts, videos) == 3 * 4 * (cost.gram - cost.gram_sums)  # nothing per item is left in it
-    assert on_pairs(lambda t, v: counted(head.direct, texts[:t], videos[:v])) == cost.direct - cost.direct_sums
 
 
 @pytest.mark.parametrize('name', [n for n in HEADS if n != 'LAFF'])
@@ -502,10 +497,11 @@ def test_closed_forms_of_the_one_off_part_are_what_torch_counts(name):
     cost, more = head.cost(**COUNT), {}
     if name == 'TS2-Net':
         cost, more = head.cost(**COUNT, P=9), {'patches': torch.randn(4, 6, 9, 64)}
+        head.select.requires_grad_(False)  # else the selection prepares its gradient too
     if name == 'GLSCL':
         head.local.train()  # in eval mode its first self-attention runs once for all items
     assert counted(head.encode_videos, x, frames, **more) == 4 * (cost.video + cost.gram_video)
-    assert counted(head.encode_texts, e, w, words) == 3 * (cost.text + cost.gram_text)
+    assert counted(head.encode_texts, e, w, words) == 3 * cost.text
 
 
 def test_laffs_one_off_part():

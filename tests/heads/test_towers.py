@@ -1,13 +1,17 @@
 """Each image tower against plain loops, against CLIP's own tower where its idea does nothing, and on odd videos."""
 import copy
 
+import open_clip
 import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from glscl.encoders import build_clip, small_clip
-from glscl.heads import HEADS, TOWERS, towers
-from glscl.heads.towers import PromptCube, Proxies, Segments, TokenShift, medoids
+from glscl.encoders import Clip, small_clip
+from glscl.heads import HEADS, TOWERS, tower
+from glscl.heads.centerclip import Segments, medoids
+from glscl.heads.clipvip import Proxies
+from glscl.heads.promptswitch import PromptCube
+from glscl.heads.ts2net import TokenShift
 
 V, F = 3, 4
 BOTH = pytest.mark.parametrize('mask_padding', [False, True])
@@ -91,7 +95,10 @@ def test_a_still_video_is_not_shifted(clip):
 
 @pytest.fixture(scope='module')
 def vit():
-    return build_clip('ViT-B-32', False).eval()
+    """The patches of ViT-B/32, in a narrow tower of four blocks."""
+    torch.manual_seed(0)
+    return Clip(open_clip.CLIP(embed_dim=64, vision_cfg=dict(image_size=224, patch_size=32, width=128, layers=4),
+                               text_cfg=dict(context_length=8, vocab_size=9, width=64, heads=1, layers=1))).eval()
 
 
 @EACH
@@ -100,11 +107,11 @@ def test_a_tower_of_another_size(name, vit):
     pixels, mask = torch.randn(1, 4, 3, 224, 224), torch.ones(1, 4)
     out = TOWERS[name](vit, 4)(vit, pixels, mask)
     assert all(x.isfinite().all() for x in out.values())
-    assert out['frames'].shape == (1, {'CenterCLIP': 3, 'CLIP-ViP': 1}.get(name, 4), 512)
+    assert out['frames'].shape == (1, {'CenterCLIP': 3, 'CLIP-ViP': 1}.get(name, 4), 64)
     if name == 'CenterCLIP':
         same(out['frames'][:, 1:], plain(vit, pixels)[:, 2:])                        # the segments of one frame
     if name == 'TS2-Net':
-        assert out['patches'].shape == (1, 4, 49, 512)
+        assert out['patches'].shape == (1, 4, 49, 64)
 
 
 @EACH
@@ -119,7 +126,9 @@ def test_pixels_of_the_wrong_size_are_named(name, clip):
 def medoids_by_loops(x, K):
     """x: a list of tokens -> sorted indices of the medoids"""
     n = len(x)
-    d = [[float((x[i] - x[j]).norm()) - (i == j) for j in range(n)] for i in range(n)]
+    d = [(torch.stack(x) - token).norm(dim=-1).tolist() for token in x]
+    for i in range(n):
+        d[i][i] -= 1
     centres = [max(range(n), key=lambda i: float(x[i].norm()))]
     while len(centres) < K:
         centres.append(max(range(n), key=lambda i: min(d[c][i] for c in centres)))
@@ -357,12 +366,12 @@ def test_gradients_pass_to_clip(name, clip):
 
 @EACH
 def test_recomputed_activations_give_the_same_gradient(name, clip, monkeypatch):
-    tower, (pixels, mask), grads, calls, through = build(name, clip), videos(), [], [], towers.through
-    monkeypatch.setattr(towers, 'through', lambda *args: calls.append(None) or through(*args))
+    image_tower, (pixels, mask), grads, calls, through = build(name, clip), videos(), [], [], tower.through
+    monkeypatch.setattr(tower, 'through', lambda *args: calls.append(None) or through(*args))
     for recompute, times in ((False, 1), (True, 2)):
         clip.clip.set_grad_checkpointing(recompute)
         calls.clear()
-        tower(clip, pixels, mask)['frames'].square().sum().backward()
+        image_tower(clip, pixels, mask)['frames'].square().sum().backward()
         assert len(calls) == times * len(clip.clip.visual.transformer.resblocks)
         grads.append(clip.clip.visual.conv1.weight.grad.clone())
         clip.zero_grad()

@@ -93,7 +93,7 @@ def test_decay_reaches_all_but_biases(config):
 
 @pytest.mark.parametrize('epochs', [1, 10])
 def test_the_trainer_spans_five_epochs_whatever_it_runs(config, splits, epochs):
-    trainer = Trainer(dataclasses.replace(config, released=True, epochs=epochs), splits['train'], splits['val'], device='cpu')
+    trainer = Trainer(GLSCL(dataclasses.replace(config, released=True, epochs=epochs)), splits['train'], splits['val'])
     assert isinstance(trainer.optimizer, BertAdam) and trainer.optimizer.param_groups[0]['betas'] == (0.9, 0.98)
     factor = trainer.schedule.lr_lambdas[0]
     assert [factor(n * trainer.per_epoch) for n in (0, 5, 10)] == pytest.approx([0, 0, 1])

@@ -1,12 +1,11 @@
 """The cost table beside the published column."""
 import pytest
 
-from glscl.heads import costs as efficiency
-from glscl.heads import HEADS
+from glscl.heads import HEADS, costs
 
 
 def test_the_table_has_every_head_and_the_published_figures():
-    table = efficiency.table().set_index('method')
+    table = costs.table().set_index('method')
     assert list(table.index) == list(HEADS)
     columns = ['counted, a pair', 'counted, G', 'in Gram form, G', 'as released, G', 'published, G']
     assert table.loc['GLSCL', columns].tolist() == ['16,896', '16.9', '10.4', '2,116 + 15,551', '1']
@@ -14,8 +13,8 @@ def test_the_table_has_every_head_and_the_published_figures():
 
 
 def test_the_formulas_give_the_published_figures_to_their_last_digit():
-    table = efficiency.explained()
-    published = efficiency.published().dropna(subset=['FLOPs (G)'])
+    table = costs.explained()
+    published = costs.published().dropna(subset=['FLOPs (G)'])
     assert set(table['method']) == set(published['method'])
     for _, row in table.iterrows():
         if row['method'] == 'Prompt Switch':
@@ -26,36 +25,35 @@ def test_the_formulas_give_the_published_figures_to_their_last_digit():
 
 
 def test_a_cost_by_name():
-    assert efficiency.pair_cost('CLIP4Clip') == 512 and efficiency.pair_cost('X-Pool', gram=True) == 12_809
-    assert round(efficiency.pair_cost('X-CLIP') / efficiency.pair_cost('GLSCL'), 1) == 14.2
-    assert efficiency.BYTES['GLSCL'](12, 512, 8) == 4 * 20 * 512 + 4 * 144 + 12
+    assert costs.pair_cost('CLIP4Clip') == 512 and costs.pair_cost('X-Pool', gram=True) == 12_809
+    assert round(costs.pair_cost('X-CLIP') / costs.pair_cost('GLSCL'), 1) == 14.2
     with pytest.raises(ValueError, match='unknown method .Clip4Clip.: one of CLIP4Clip meanP'):
-        efficiency.pair_cost('Clip4Clip')
-    parts = efficiency.released_cost(1000, 1000)
+        costs.pair_cost('Clip4Clip')
+    parts = costs.released_cost(1000, 1000)
     assert parts == {'query decoder': HEADS['GLSCL'].cost().repeated, 'unused MLP': 2_099_200_000_000, 'scores': 16_896_000_000}
 
 
 def test_the_stored_times_are_of_every_head_and_no_gallery_is_missing():
-    costs = efficiency.stored('costs')
-    table = efficiency.clock_table(costs).set_index('method')
+    times = costs.stored('costs')
+    table = costs.clock_table(times).set_index('method')
     assert list(table.index) == list(HEADS) and not (table.filter(like=' videos, ms') == '–').any(axis=None)
     assert table.loc['GLSCL', '1,000,000 videos, ms'] == 'needs 42 GB'
     assert table.loc['CLIP4Clip tightTransf', '100,000 videos, ms'].startswith('~')
-    assert all(row['bytes_per_video'] == HEADS[row['method']].cost().video_bytes for row in costs['rows'])
-    assert efficiency.stored('no such result') is None and efficiency.stored_runs('no such result') == []
+    assert all(row['bytes_per_video'] == HEADS[row['method']].cost().video_bytes for row in times['rows'])
+    assert costs.stored('no such result') is None and costs.stored_runs('no such result') == []
 
 
 def test_one_thread_counts_in_its_own_time():
     part = dict(cpu_ms=dict(median=1.0), wall_ms=dict(median=2.0))
     row = dict(device='cpu', threads=1, fits=True, query=dict(part, extrapolated=False))
-    assert efficiency.median(row, 'query') == 1.0 and efficiency.query_cell(row) == '1.0'
-    assert efficiency.median({**row, 'threads': 2}, 'query') == efficiency.median({**row, 'device': 'cuda'}, 'query') == 2.0
+    assert costs.median(row, 'query') == 1.0 and costs.query_cell(row) == '1.0'
+    assert costs.median({**row, 'threads': 2}, 'query') == costs.median({**row, 'device': 'cuda'}, 'query') == 2.0
     row['query']['extrapolated'] = True
-    assert efficiency.query_cell(row) == '~1.0'
-    assert efficiency.query_cell(dict(fits=False, bytes_gallery=51.1e9)) == 'needs 51 GB'
+    assert costs.query_cell(row) == '~1.0'
+    assert costs.query_cell(dict(fits=False, bytes_gallery=51.1e9)) == 'needs 51 GB'
 
 
 def test_the_command_prints_it_all(capsys):
-    efficiency.main()
+    costs.report()
     printed = capsys.readouterr().out
     assert 'T-MASS' in printed and 'cannot be explained' in printed and '14.2' in printed and '23.1' in printed

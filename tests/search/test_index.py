@@ -1,0 +1,299 @@
+"""A gallery on disk: what is in it, and that it survives."""
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import torch
+from search.galleries import (
+    TEXTS,
+    everything,
+    index,
+    open_gallery,
+    paths_in,
+    shard_files,
+    videos_below,
+)
+
+import glscl
+from glscl.bench import search as bench_search
+from glscl.search import index as index_module
+from glscl.search import shards
+from glscl.search.index import find_clips, index_command
+
+needs_fork = pytest.mark.skipif(sys.platform == 'win32', reason='no fork')
+
+
+def test_stored_features_are_the_models_in_half_precision(shared_gallery, splits, checkpoint):
+    paths, videos = everything(shared_gallery)
+    _, expected = glscl.encode(glscl.load_model(checkpoint), splits['test'])
+    names = splits['test'].table['video_id'].tolist()
+    row = [Path(path).name for path in paths].index('test0005.mp4')
+    of_row = splits['test'].table['video'].tolist()[names.index('test0005')]
+    assert videos.frames.dtype == videos.concepts.dtype == torch.float16
+    for name in ('frames', 'concepts'):
+        stored, whole = getattr(videos, name)[row].float(), getattr(expected, name)[of_row]
+        torch.testing.assert_close(stored, whole, atol=4e-3, rtol=2e-3)
+
+
+def test_progress_says_how_many_and_how_long(films, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_module, 'LOG_EVERY', 0)
+    lines = []
+    index(films, tmp_path / 'g', checkpoint, log=lines.append)
+    assert '12 are to be encoded' in lines[0] and len(lines) == 13
+    assert re.fullmatch(r'12 of 12 videos, 0 unreadable, [\d.]+ a second, 0:00:00 left', lines[-1])
+
+
+def test_after_a_while_rows_count_though_they_fill_no_shard(films, checkpoint, tmp_path,
+                                                            monkeypatch):
+    monkeypatch.setattr(index_module, 'SAVE_AFTER', 0)
+    encode, left = index_module._encode, [1, 1]
+    monkeypatch.setattr(index_module, '_encode', lambda *batch: left.pop() and encode(*batch))
+    with pytest.raises(IndexError):
+        index(films, tmp_path / 'g', checkpoint, batch=4)
+    assert len(paths_in(tmp_path / 'g')) == 8
+
+
+def test_a_second_run_encodes_only_what_is_new_or_changed(gallery, films):
+    def again():
+        done = index(films, gallery)
+        assert paths_in(gallery) == videos_below(films)
+        assert set(gallery.glob('*.safetensors')) == set(shard_files(gallery))
+        return [done[key] for key in ('videos', 'added', 'changed', 'removed')]
+
+    assert again() == [12, 0, 0, 0]
+    shutil.copy(films / 'test0003.mp4', films / 'sub' / 'new.mp4')
+    assert again() == [13, 1, 0, 0]
+    (films / 'test0004.mp4').unlink()
+    (films / 'test0011.mp4').unlink()
+    assert again() == [11, 0, 0, 2]
+    shutil.copy(films / 'test0006.mp4', films / 'test0007.mp4')
+    assert again() == [11, 1, 1, 0]
+    paths, videos = everything(gallery)
+    same = videos.frames[[paths.index(str(films / f'test000{n}.mp4')) for n in (6, 7)]]
+    torch.testing.assert_close(*same, atol=4e-3, rtol=2e-3)
+
+
+def test_many_small_runs_leave_few_shards(films, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, 'ROWS', 4)
+    model = glscl.load_model(checkpoint)
+    away = tmp_path / 'away'
+    away.mkdir()
+    later = sorted(films.glob('test*'))
+    for path in later:
+        path.rename(away / path.name)
+    for path in later[:6]:  # with those that are there, nine videos in six runs
+        shutil.copy(away / path.name, films)
+        index(films, tmp_path / 'g', model)
+    assert paths_in(tmp_path / 'g') == videos_below(films)
+    assert len(list((tmp_path / 'g').glob('*.safetensors'))) <= 4
+
+
+def test_unreadable_videos_are_listed_and_tried_again_once_changed(films, checkpoint, tmp_path,
+                                                                   capsys, monkeypatch):
+    bad = {'cut.mp4', 'empty.avi', 'text.mkv', 'broken link.mov'}
+    (films / 'cut.mp4').write_bytes((films / 'test0003.mp4').read_bytes()[:300])
+    (films / 'empty.avi').touch()
+    (films / 'text.mkv').write_text('no video')
+    (films / 'broken link.mov').symlink_to(films / 'nowhere.mov')
+    (films / '._hidden.mp4').touch()
+    assert index_command([films], tmp_path / 'g', checkpoint, 'cpu', workers=1) == 0
+    printed = capsys.readouterr().out
+    for name in bad:
+        assert f'unreadable: {films / name}: ' in printed
+    assert 'hidden' not in printed
+    assert '12 videos: 12 added' in printed and '4 unreadable' in printed
+    manifest = json.loads((tmp_path / 'g/gallery.json').read_text())
+    assert {Path(row['path']).name for row in manifest['unreadable']} == bad
+
+    decoded, decode_all = [], index_module._decode_all
+
+    def noted(clips, *rest):
+        decoded.extend(clip.path for clip in clips)
+        return decode_all(clips, *rest)
+    monkeypatch.setattr(index_module, '_decode_all', noted)
+    assert index(films, tmp_path / 'g')['added'] == 0 and decoded == []
+    shutil.copy(films / 'test0003.mp4', films / 'cut.mp4')
+    done = index(films, tmp_path / 'g')
+    assert done['added'] == 1 and len(done['unreadable']) == 3
+    assert decoded == [str(films / 'cut.mp4')]
+
+
+def test_what_may_be_readable_next_time_is_tried_again(gallery, films, monkeypatch):
+    def failing(path, *how):
+        raise PermissionError(13, 'Permission denied')
+    shutil.copy(films / 'test0003.mp4', films / 'new.mp4')
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, 'read_frames', failing)
+        patch.setattr(index_module, '_start_pool', InThisProcess)
+        done = index(films, gallery)
+    assert 'PermissionError' in done['unreadable'][str(films / 'new.mp4')]
+    assert index(films, gallery)['added'] == 1
+
+
+class InThisProcess:
+    """An executor without processes, so that what a test puts in a function's place is called."""
+
+    def __init__(self, workers):
+        pass
+
+    def submit(self, function, *arguments):
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+    def shutdown(self, **how):
+        pass
+
+
+def _crash(path, *how):
+    if 'test0004' in path:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read_frames(path, *how)
+
+
+read_frames = index_module.read_frames
+
+
+@pytest.mark.skipif(sys.platform == 'win32' or sys.version_info >= (3, 14),
+                    reason='the patch reaches forked workers only')
+def test_a_video_that_kills_its_decoder_is_one_bad_video(films, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_module, 'read_frames', _crash)
+    done = index(films, tmp_path / 'g', checkpoint, batch=4, workers=2)
+    bad = str(films / 'test0004.mp4')
+    assert done['videos'] == 11 and list(done['unreadable']) == [bad]
+    assert 'crashed' in done['unreadable'][bad]
+
+
+def test_links_loops_and_tables(films, tmp_path):
+    (films / 'loop').symlink_to(films, target_is_directory=True)
+    (films / '0 link.mp4').symlink_to(films / 'test0003.mp4')
+    (tmp_path / 'elsewhere.mp4').write_bytes((films / 'test0003.mp4').read_bytes())
+    (films / 'outside.mp4').symlink_to(tmp_path / 'elsewhere.mp4')
+    found = find_clips([films, films / 'sub'])
+    assert len(found) == 13 and (str(films / 'outside.mp4'), None, None) in found
+    assert (str(films / '0 link.mp4'), None, None) not in found
+    rows = ['path,caption,video_id,start,end', 'test0003.mp4,one,a,0,2', 'test0003.mp4,two,b,2,4']
+    (films / 'table.csv').write_text('\n'.join(rows) + '\n')
+    film = str(films / 'test0003.mp4')
+    assert find_clips([films / 'table.csv']) == {(film, 0.0, 2.0): 'a', (film, 2.0, 4.0): 'b'}
+
+
+def test_a_folder_without_the_old_videos_does_not_empty_the_gallery(gallery, films, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match='empty'):
+        index(tmp_path / 'empty', gallery)
+    shutil.copytree(films, tmp_path / 'moved')
+    with pytest.raises(ValueError, match='12 videos, none of which'):
+        index(tmp_path / 'moved', gallery)
+    assert paths_in(gallery) == videos_below(films)
+
+
+# ---- kills and company
+
+def _index_stopping(pipe, films, gallery, checkpoint, rows):
+    """Index, and at each write stop twice until told to go on: with half of the file written, and
+    with the file in its place."""
+    atomic_write = shards.atomic_write
+
+    @contextlib.contextmanager
+    def stopping(path):
+        with atomic_write(path) as half:
+            yield half
+            data = half.read_bytes()
+            half.write_bytes(data[:len(data) // 2])
+            stop('half')
+            half.write_bytes(data)
+        stop('whole')
+
+    def stop(stage):
+        pipe.send(stage)
+        pipe.recv()
+    shards.atomic_write, shards.ROWS = stopping, rows
+    index(films, gallery, checkpoint, batch=3)
+
+
+def start(*arguments):
+    """`_index_stopping` in a process of its own: (process, pipe)."""
+    fork = multiprocessing.get_context('fork')
+    here, there = fork.Pipe()
+    process = fork.Process(target=_index_stopping, args=(there, *arguments))
+    process.start()
+    there.close()  # so that the end of the process ends the pipe
+    return process, here
+
+
+@needs_fork
+@pytest.mark.parametrize('write, stage', [(1, 'half'), (2, 'half'), (2, 'whole'), (3, 'half'),
+                                          (3, 'whole'), (5, 'half')])
+def test_killed_in_any_write_the_gallery_is_whole_and_the_next_run_goes_on(films, checkpoint,
+                                                                           tmp_path, write, stage):
+    """Writes: gallery.json, a shard of three, gallery.json, a shard, gallery.json, …"""
+    gallery = tmp_path / 'g'
+    process, pipe = start(films, gallery, checkpoint, 3)
+    stops = 2 * write - (stage == 'half')
+    for n in range(stops):
+        stopped_at = pipe.recv()
+        if n < stops - 1:
+            pipe.send('go on')
+    assert stopped_at == stage
+    process.kill()
+    process.join()
+    whole = write if stage == 'whole' else write - 1
+    held = paths_in(gallery) if whole > 2 else []
+    assert len(held) == 3 * max(0, (whole - 1) // 2) and set(held) <= set(videos_below(films))
+    assert len(list(gallery.glob('.*.half'))) == (stage == 'half')
+    if held:
+        assert len(open_gallery(gallery).search(TEXTS[0], 12)) == len(held)
+    done = index(films, gallery, checkpoint)
+    assert done['added'] == 12 - len(held) and paths_in(gallery) == videos_below(films)
+    names = {'gallery.json', 'lock', *(path.name for path in shard_files(gallery))}
+    assert {path.name for path in gallery.iterdir()} == names
+
+
+@needs_fork
+def test_two_indexers_at_once(films, checkpoint, tmp_path, monkeypatch):
+    process, pipe = start(films, tmp_path / 'g', checkpoint, 1024)
+    pipe.recv()
+    monkeypatch.setattr(index_module, 'LOCK_TIMEOUT', 0.1)
+    with pytest.raises(ValueError, match='another process is indexing'):
+        index(films, tmp_path / 'g', checkpoint)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            pipe.send('go on')
+            pipe.recv()
+    process.join()
+    assert process.exitcode == 0 and paths_in(tmp_path / 'g') == videos_below(films)
+
+
+def test_a_full_disk_leaves_what_was_there(gallery, films, monkeypatch):
+    shutil.copy(films / 'test0003.mp4', films / 'new.mp4')
+    (films / 'test0004.mp4').unlink()  # so that a shard is written anew
+    before = sorted(shard_files(gallery))
+
+    def full(fd):
+        raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'fsync', full)
+        with pytest.raises(OSError, match='intact'):
+            index(films, gallery)
+    assert sorted(shard_files(gallery)) == before
+    assert len(open_gallery(gallery).search(TEXTS[0], 20)) == 12
+
+
+def test_bench_finds_what_it_generated(tmp_path, model):
+    made = bench_search.Generated(model)
+    bench_search.generate(tmp_path, model, 50)
+    found = glscl.Gallery(tmp_path, model).search(made.texts(50, 50), 1)
+    assert sum(f'/generated/{v}.mp4' == row[0].path for v, row in enumerate(found)) > 40
+    places = torch.tensor([[int(row[0].id), 99] for row in found])
+    assert bench_search.recall(found, places) == 1
+    places[:25] = 98
+    assert bench_search.recall(found, places) == 0.5

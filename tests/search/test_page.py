@@ -1,0 +1,56 @@
+"""What one sees of the results."""
+import io
+import os
+import shutil
+import sys
+
+import pytest
+from search.galleries import TEXTS, index, open_gallery
+
+from glscl.search import page
+from glscl.search.gallery import search_command
+
+
+def test_page_shows_the_frames_that_weigh_most(gallery):
+    found = open_gallery(gallery)
+    results = found.search(TEXTS[:1], 12)
+    changed, missing = results[0][0].path, results[0][1].path
+    os.utime(changed, (0, 0))
+    os.unlink(missing)
+    results = found.search(TEXTS[:1], 12)
+    assert [r.state for r in results[0][:3]] == ['changed', 'missing', 'ok']
+    text = page.html_page(['<b>'], results, found.model.config)
+    assert text.count('data:image/jpeg;base64,') == 3 * 10
+    assert '&lt;b&gt;' in text and '<b>' not in text and '&amp; &lt;tags&gt;.mp4' in text
+    assert 'the video is no longer there' in text and 'the video has changed since' in text
+    uri, frame = page.thumbnails(results[0][2], found.model.config)[0]
+    assert frame == results[0][2].frames[0] and len(uri) > 500
+    lines = page.results_table(['<b>'], results).split('\n')
+    assert lines[0] == '<b>' and len(lines) == 13
+    assert 'has changed' in lines[1] and 'no longer there' in lines[2] and '(' not in lines[3]
+
+
+def test_search_command(shared_gallery, tmp_path, capsys):
+    search_command(shared_gallery, TEXTS, k=2, html=tmp_path / 'page.html', device='cpu')
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in TEXTS)
+    assert printed.lower().count('.mp4') == 6
+    assert (tmp_path / 'page.html').read_text('utf-8').count('<li>') == 6
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='other systems have no such names')
+def test_names_that_are_not_text(films, checkpoint, tmp_path, capsys):
+    shutil.copy(films / 'test0003.mp4', films / os.fsdecode(b'caf\xe9.mp4'))
+    assert index(films, tmp_path / 'g', checkpoint)['videos'] == 13
+    search_command(tmp_path / 'g', TEXTS[:1], k=13, html=tmp_path / 'page.html', device='cpu')
+    assert 'caf\\udce9.mp4' in capsys.readouterr().out
+    text = (tmp_path / 'page.html').read_text('utf-8')
+    assert 'caf\\udce9.mp4' in text and 'caf%E9.mp4' in text
+
+
+@pytest.mark.parametrize('encoding, expected', [
+    ('ascii', b'\\u041a\\udce9\n'), ('utf-8', 'К\\udce9\n'.encode()), ('koi8-r', b'\xeb\\udce9\n')])
+def test_a_terminal_of_any_encoding(encoding, expected):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, newline='\n')
+    page.show('К\udce9', stream)
+    assert stream.buffer.getvalue() == expected

@@ -1,0 +1,201 @@
+"""The command line as a user types it: help, what each command calls, what is said of mistakes."""
+import importlib
+import inspect
+import os
+import shlex
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+
+from glscl import __version__
+from glscl.__main__ import COMMANDS, main
+
+BENCHES = ('scoring', 'heads', 'costs', 'data', 'search')
+
+
+def ended(line):
+    """The exit status of a line that help or a mistake ends."""
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(line))
+    return end.value.code
+
+
+@pytest.mark.parametrize('command', [*COMMANDS, *(f'bench {name}' for name in BENCHES)])
+def test_help_shows_an_example(command, capsys):
+    assert ended(f'{command} --help') == 0
+    assert f'Example: glscl {command} ' in capsys.readouterr().out.replace('\n', ' ')
+
+
+@pytest.mark.parametrize('line', ['', '--help', '-h'])
+def test_help_lists_the_commands(line, capsys):
+    assert ended(line) == 0
+    shown = capsys.readouterr().out
+    assert all(f'• {command} ' in shown for command in COMMANDS)
+
+
+def test_help_and_version_are_quick_since_they_load_no_torch():
+    code = ('import sys\nfrom glscl.__main__ import main\ntry: main([{!r}])\n'
+            'except SystemExit: pass\nsys.exit("torch" in sys.modules)')
+    for line in ('--help', '--version'):
+        process = subprocess.run([sys.executable, '-c', code.format(line)], capture_output=True)
+        assert process.returncode == 0, process.stderr
+
+
+def test_the_version(capsys):
+    assert main(['--version']) == 0
+    assert capsys.readouterr().out == f'glscl {__version__}\n'
+
+
+# ---- what each command calls
+
+CALLS = {
+    'train': (
+        'experiments.runs.train',
+        {'recipe': 'shapes', 'run_dir': 'runs/default', 'data_dir': None, 'seed': 0,
+         'device': 'auto', 'settings': {}}),
+    'train --recipe msvd --run-dir r --data-dir d --seed 3 --device cpu --set epochs=2 '
+    'temporal=none --set clip_pretrained=null mask_padding=false': (
+        'experiments.runs.train',
+        {'recipe': 'msvd', 'run_dir': 'r', 'data_dir': 'd', 'seed': 3, 'device': 'cpu',
+         'settings': {'epochs': 2, 'temporal': 'none', 'clip_pretrained': None,
+                      'mask_padding': False}}),
+    'evaluate runs/mine --split val --out m.json': (
+        'experiments.runs.evaluate_run',
+        {'run': 'runs/mine', 'data_dir': None, 'split': 'val', 'device': 'auto', 'out': 'm.json'}),
+    'check --data-dir d --decode': (
+        'data.doctor.check', {'data_dir': 'd', 'decode': True}),
+    'index a b --out g --batch 4 --workers 2 --shortlist': (
+        'search.index.index_command',
+        {'videos': ('a', 'b'), 'out': 'g', 'model': None, 'device': 'auto', 'batch': 4,
+         'workers': 2, 'shortlist': True}),
+    'search g "a red ring" "a star" -k 3 --shortlist 50 --json --html p.html --model m': (
+        'search.gallery.search_command',
+        {'gallery': 'g', 'queries': ('a red ring', 'a star'), 'k': 3, 'shortlist': 50,
+         'as_json': True, 'html': 'p.html', 'model': 'm', 'device': 'auto'}),
+    'sweep s.yaml --out o --jobs 3 --results r.json': (
+        'experiments.sweep.sweep', {'file': 's.yaml', 'out': 'o', 'jobs': 3, 'results': 'r.json'}),
+    'rescore s.npz --bank b.npz --dual-softmax --ties released': (
+        'experiments.rescore.rescore_file',
+        {'path': 's.npz', 'bank': 'b.npz', 'dual_softmax': True, 'ties': 'released'}),
+    'pretrain --out c.safetensors --stop 5': (
+        'experiments.pretrain.pretrain',
+        {'out': 'c.safetensors', 'steps': 3000, 'stop': 5, 'batch': 256, 'frames': 40_000,
+         'lr': 1e-3, 'seed': 10_000_000}),
+    'walkthrough --name mine --profile tiny --out o -p seed 1 -p lr 0.1': (
+        'notebook.walkthrough',
+        {'name': 'mine', 'profile': 'tiny', 'out': 'o', 'parameters': {'seed': 1, 'lr': 0.1}}),
+    'bench scoring --threads 1 --repeats 3 --out o.json': (
+        'bench.scoring.scoring', {'threads': 1, 'repeats': 3, 'out': 'o.json'}),
+    'bench heads --heads GLSCL X-Pool --videos 10 20 --memory-gb 1': (
+        'bench.heads.heads',
+        {'heads': ('GLSCL', 'X-Pool'), 'videos': (10, 20), 'memory_gb': 1.0, 'threads': 1}),
+    'bench costs': ('heads.costs.report', {}),
+    'bench data --videos v --seconds 1 2.5': (
+        'bench.data.data', {'videos': 'v', 'seconds': (1.0, 2.5), 'workers': None}),
+    'bench search --videos 10 --shortlist': (
+        'bench.search.search',
+        {'videos': (10,), 'shortlist': True, 'folder': None, 'threads': None})}
+
+
+@pytest.mark.parametrize('line', CALLS)
+def test_a_command_calls_its_function_with_what_was_typed(line, monkeypatch):
+    where, expected = CALLS[line]
+    module, _, name = f'glscl.{where}'.rpartition('.')
+    function = getattr(importlib.import_module(module), name)
+    # it takes only what the function takes
+    stand_in = mock.create_autospec(function, return_value=None)
+    monkeypatch.setattr(f'{module}.{name}', stand_in)
+    assert main(shlex.split(line)) == 0
+    (call,) = stand_in.call_args_list
+    given = inspect.signature(function).bind(*call.args, **call.kwargs).arguments
+    assert {key: given[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize('line, where, returned, status', [
+    ('check', 'glscl.data.doctor.check', ['fetch the videos'], 1),
+    ('check', 'glscl.data.doctor.check', [], 0),
+    ('sweep s.yaml', 'glscl.experiments.sweep.sweep', 1, 1),
+    ('index v --out g', 'glscl.search.index.index_command', 1, 1)])
+def test_the_exit_status_is_the_commands(line, where, returned, status, monkeypatch):
+    monkeypatch.setattr(where, lambda *args: returned)
+    assert main(shlex.split(line)) == status
+
+
+# ---- mistakes
+
+@pytest.mark.parametrize('line, shown', [
+    ('trian', ['trian', *COMMANDS]),
+    ('bench nix', ['nix', *BENCHES]),
+    ('bench', BENCHES),
+    ('train --rceipe x', ['--rceipe', '--recipe', 'glscl train --help']),
+    ('check --nix', ['--nix', 'glscl check --help']),
+    ('train --seed one', ['--seed', "'one'"]),
+    ('evaluate run --split all', ['--split', 'test', 'val', 'train']),
+    ('index videos', ['--out']),
+    ('search', ['GALLERY'])])
+def test_what_is_unknown_or_missing_is_named_with_what_there_is(line, shown, capsys):
+    assert ended(line) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ''
+    for part in shown:
+        assert part in captured.err, part
+
+
+@pytest.mark.parametrize('line, said', [
+    ('train --set epochs', "glscl train: --set takes KEY=VALUE, as in --set epochs=3, not 'epoc"),
+    ('train --set =3', "not '=3'"),
+    ('train --set a=[1', "glscl train: a: '[1' cannot be read as a value"),
+    ('check --recipe nowhere', "glscl check: unknown recipe 'nowhere'"),
+    ('check --recipe nowhere.yaml', 'nowhere.yaml: no such'),
+    ('index --out g', 'glscl index: name the videos'),
+    ('search g', 'glscl search: say what the video shows'),
+    ('bench data --videos nowhere', "No such file or directory: 'nowhere'")])
+def test_what_the_user_has_to_change_is_one_line(line, said, capsys):
+    assert main(shlex.split(line)) == 1
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count('\n') == 1 and captured.err.endswith('\n')
+    assert captured.out == ''
+
+
+@pytest.mark.parametrize('error', [ValueError('a\nb'), OSError('a\nb'), ImportError('a\nb')])
+def test_an_error_of_several_lines_becomes_one(error, monkeypatch, capsys):
+    monkeypatch.setattr('glscl.data.doctor.check', mock.Mock(side_effect=error))
+    assert main(['check']) == 1
+    assert capsys.readouterr().err == 'glscl check: a b\n'
+
+
+def test_a_mistake_in_the_package_is_not_hidden(monkeypatch):
+    monkeypatch.setattr('glscl.data.doctor.check', mock.Mock(side_effect=KeyError('a')))
+    with pytest.raises(KeyError):
+        main(['check'])
+
+
+# ---- ends
+
+def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr('glscl.data.doctor.check', mock.Mock(side_effect=KeyboardInterrupt))
+    assert main(['check']) == 130
+    assert capsys.readouterr().err == 'glscl check: stopped\n'
+
+
+def typed(*words, **options):
+    """A line typed in a shell of its own."""
+    return subprocess.run([sys.executable, '-m', 'glscl', *words], stderr=subprocess.PIPE,
+                          text=True, timeout=120, **options)
+
+
+def test_a_closed_pipe_ends_silently():
+    """As `glscl --help | true` does: whoever should read is gone before anything is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = typed('--help', stdout=writer)
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (1, '')
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped():
+    process = typed('train', '--set', '\u2603', env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
+    assert process.returncode == 1 and "not '\\u2603'" in process.stderr
