@@ -119,8 +119,8 @@ def read_run_state(path, config, **expected):
         # a setting that an older file does not have counts as its default
         saved = Config(**{k: v for k, v in state['config'].items() if k in SETTINGS})
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path} is no checkpoint of a run (it has no {error}): delete it to begin '
-                         f'anew, or name a new run_dir') from error
+        raise ValueError(f'{path} is no checkpoint of a run (it has no {error}): delete it to '
+                         f'begin anew, or name a new run_dir') from error
     differ = [name for name in SETTINGS if getattr(saved, name) != getattr(config, name)]
     differ += [name for name, value in expected.items() if state[name] != value]
     if differ:

@@ -1,8 +1,7 @@
 """Encode a split once, score all pairs, and measure."""
 import torch
 
-from .data.feature_cache import with_features
-from .data.video import VideoError
+from .data.sampling import VideoError
 from .metrics import retrieval_metrics
 from .runtime import distributed
 from .runtime.devices import autocast
@@ -47,7 +46,10 @@ def encode_texts(model, pairs, rows=None, batch=200):
 
 def frozen_features(model, pairs):
     """The Pairs, with features in place of frames and tokens where the model can take them."""
-    return with_features(model, pairs) if model.takes_features else pairs
+    if not model.takes_features:
+        return pairs
+    from .data.feature_cache import with_features
+    return with_features(model, pairs)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import nn
 from .clip_models import load_clip
 from .config import Config, load_config
 from .data.batch import Items
-from .data.video import pixels
+from .data.sampling import pixels
 from .encoders import TemporalLSTM, TemporalTransformer
 from .interaction import (
     LocalInteraction,

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .checkpoints import fill_model, read_run_state, save_model, writing
-from .data.video import VideoError
+from .data.sampling import VideoError
 from .evaluation import evaluate, frozen_features
 from .model import Texts
 from .runtime import distributed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glscl.data.video import write_video
+from glscl.datasets.shapes import write_video
 
 CAPTIONS = {'msrvtt': 20, 'msvd': 5}  # a video; MSR-VTT has exactly 20
 COLOURS = ('red', 'green', 'blue', 'yellow', 'purple', 'white', 'cyan')

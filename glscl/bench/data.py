@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..data.frames import load_frames
-from ..data.video import read_frames, resize, sample_frame_indices, upright
+from ..data.sampling import resize, sample_frame_indices
+from ..data.video import read_frames, upright
 from ..runtime.devices import machine
 from .timing import timed
 

@@ -15,7 +15,8 @@ import torch
 from ..clip_models import SMALL, image_size
 from ..clip_weights import architecture, find_weights
 from ..config import cache_dir, data_path
-from ..data.video import VideoError, read_frames
+from ..data.sampling import VideoError
+from ..data.video import read_frames
 from . import shapes
 from .readers import load_table
 from .readers.benchmarks import FILES

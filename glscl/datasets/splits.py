@@ -58,6 +58,6 @@ def shapes_scenes(folder, split='test'):
     """What each video of a split shows: a list of {video_id, scenes, captions with their facts}."""
     path = Path(folder) / f'{split}.jsonl'
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such split; `glscl.datasets.shapes.build` renders train, '
-                                f'val and test')
+        raise FileNotFoundError(f'{path}: no such split; `glscl.datasets.shapes.build` renders '
+                                f'train, val and test')
     return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]

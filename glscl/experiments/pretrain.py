@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from ..clip_models import small_clip
+from ..data.sampling import normalise, resize
 from ..data.tokens import tokenize
-from ..data.video import normalise, resize
 from ..datasets import shapes
 from ..encoders import normalised
 from ..losses import contrastive

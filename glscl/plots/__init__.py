@@ -4,6 +4,13 @@ from .efficiency import cost_accuracy, figure_one, growth, shares, storage, timi
 from .evaluation import bootstrap, confusions, rank_histogram, recalls, similarity_blocks, twin_test
 from .experiments import curves, forest, methods, shapes_cost
 from .losses import concept_circles, concept_cosines, consistency_target, gradient_sizes, sharpness
-from .model import frame_weights, padding_drift, query_attention, similarity_parts, temperatures
+from .model import (
+    frame_weights,
+    padding_drift,
+    query_attention,
+    query_weights,
+    similarity_parts,
+    temperatures,
+)
 from .style import style
 from .training import learning_curves, schedule, schedules

@@ -7,46 +7,40 @@ from .style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend_below, mark, noth
 METHODS = ((GREY, 'o'), (ORANGE, '^'), (BLUE, 's'))  # mean pooling, global only, GLSCL
 
 
-def _recall(runs, method, captions):
-    """R@1 from text to video of each seed."""
-    return [run[captions]['metrics']['t2v']['R@1'] for run in runs if run['method'] == method]
-
-
-def methods(runs, names, captions):
+def methods(recalls):
     """Every seed of every method as a dot, the mean as a stroke; a panel a kind of caption.
 
-    runs: those of data/results/methods.json; names: the methods; captions: the kinds"""
-    _, axes = plt.subplots(1, len(captions), figsize=(9, 2.3), sharex=True, sharey=True)
-    for ax, kind in zip(axes, captions):
-        for row, (name, (colour, _)) in enumerate(zip(names, METHODS)):
-            values = _recall(runs, name, kind)
+    recalls: {kind of caption: {method: R@1 of each seed, %}}, three methods in each"""
+    _, axes = plt.subplots(1, len(recalls), figsize=(9, 2.3), sharex=True, sharey=True)
+    for ax, (kind, each_seed) in zip(axes, recalls.items()):
+        for row, (values, (colour, _)) in enumerate(zip(each_seed.values(), METHODS)):
             ax.plot(values, [row] * len(values), 'o', color=colour, alpha=0.8)
             ax.plot(np.mean(values), row, '|', color=INK, ms=20, mew=2)
-        rows(ax, names)
+        rows(ax, list(each_seed))
         ax.set(title=f'captions: {kind}', xlabel='R@1, %')
         ax.margins(x=0.15)
 
 
-def shapes_cost(runs, cost):
+def shapes_cost(recalls, cost):
     """R@1 on `shapes` of every seed against the multiply-adds a pair.
 
-    runs: those of data/results/methods.json; cost: {method: multiply-adds}"""
+    recalls: {method: R@1 of each seed, %}; cost: {method: multiply-adds}"""
     _, ax = plt.subplots(figsize=(4.5, 2.8))
     for (name, each), (colour, symbol) in zip(cost.items(), METHODS):
-        values = _recall(runs, name, 'one')
+        values = recalls.get(name, [])
         ax.plot([each] * len(values), values, symbol, color=colour, alpha=0.8, label=name)
     ax.set(xscale='log', xlabel='multiply-adds a pair, counted', ylabel='R@1 on shapes, %',
            xlim=(60, 10000))
     ax.margins(y=0.25)
     ax.legend(loc='upper left')
-    if not runs:
+    if not recalls:
         nothing_stored(ax)
 
 
 def forest(found, baseline='full', within=12):
     """Difference of R@1 to the baseline with its 95 % interval, a row a variant, by theme.
 
-    found: the table of `ablations.differences`; within: what lies more points off is an arrow at
+    found: the table of `experiments.tables.differences`; within: what lies more points off is an arrow at
     the edge, so that the small differences can be told apart"""
     height = 1.2 + 0.17 * (len(found) + found['theme'].nunique())
     figure, ax = plt.subplots(figsize=(7.5, height))

@@ -1,6 +1,7 @@
 """Figures of 02: what captions and queries see."""
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 
 from .data import film_strip
 from .style import BLUE, GREY, ORANGE, heat_map, lines
@@ -73,3 +74,25 @@ def similarity_parts(parts):
         ax.set_title(f'{title}: {(best == own).sum()} of {len(S)} found', fontsize=9)
         ax.set_xlabel('video v')
     axes[0].set_ylabel('caption t')
+
+
+@torch.no_grad()
+def query_weights(local, tokens, mask, side='video'):
+    """What each query of a LocalInteraction attends to in its last decoder layer, averaged over
+    heads.
+
+    tokens [N, n, D], mask [N, n], side "video" or "text"; returns [N, Q, n]."""
+    decoder, queries = local.video_decoder, local.video_queries
+    if side == 'text':
+        decoder, queries = local.text_decoder, local.text_queries
+    last, seen = decoder.layers[-1].multihead_attn, {}
+
+    def keep(module, args, kwargs):
+        seen['query'] = args[0]
+    hook = last.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        local._concepts(decoder, queries, tokens, mask)
+    finally:
+        hook.remove()
+    padding = ~mask.bool() if local.mask_padding else None
+    return last(seen['query'], tokens, tokens, key_padding_mask=padding)[1]
