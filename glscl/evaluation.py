@@ -30,6 +30,7 @@ def encode(model, pairs, batch=50):
 
     Several processes share the work, and all get the whole."""
     pairs = frozen_features(model, pairs)
+    # Whole blocks go to each process, so that every number is computed as one process would.
     blocks = _blocks(range(len(pairs.frames)), batch)
     videos = _encoded(model, pairs.video_batches(distributed.share(blocks)), side=1)
     return encode_texts(model, pairs, batch=4 * batch), videos

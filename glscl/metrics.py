@@ -36,6 +36,8 @@ def summary(rank, resamples=1000, seed=0):
     queries (`R@1 interval`). rank: [N] from 1."""
     rank = np.asarray(rank)
     draws = np.random.default_rng(seed).integers(len(rank), size=(resamples, len(rank)))
+    # Queries are drawn anew, not scores: the interval says how the recall would differ had other
+    # captions been asked of the same model.
     out = {}
     for k in KS:
         hit = (rank <= k) * 100.0                                           # [N]
@@ -65,6 +67,7 @@ def both_ranks(S, text_to_video=None, ties='mean'):
     refuse_nan(S)
     V = S.shape[1]
     dtype = torch.promote_types(S.dtype, torch.float32)
+    # Video to text with several captions a video: the best of a video's captions stands for all.
     best = torch.full((V, V), float('-inf'), dtype=dtype)  # [texts of video i, video j]
     best.scatter_reduce_(0, owner[:, None].expand(-1, V), S.to(dtype), 'amax')
     asked = owner.unique()                                 # a video without a text is no query

@@ -58,11 +58,12 @@ class GLSCL(ClipModel):
             raise ValueError(f'this configuration is of another head, {c.head}: '
                              f'glscl.heads.build(config) makes its model')
         super().__init__(c, clip)
-        self.temporal = None
+        self.temporal = None  # y = x: frames as CLIP gives them, each for itself
         if c.temporal == 'transformer':
             self.temporal = TemporalTransformer(self.clip, c.temporal_layers)
         if c.temporal == 'lstm':
             self.temporal = TemporalLSTM(self.clip.width, c.released)
+        # Left out where it has no weight: an ablation then neither pays for it nor trains it.
         self.local = None
         if c.local_weight:
             self.local = LocalInteraction(self.clip.width, c.num_queries, c.decoder_layers,
@@ -85,6 +86,7 @@ class GLSCL(ClipModel):
         """S = S_g + lambda S_l: Texts, Videos -> [T, V], in float32 also where the encoders run in
         half precision."""
         c = self.config
+        # bfloat16 keeps three digits: scores in it would tie by the dozen, and ties blur ranks.
         with torch.autocast(texts.sentence.device.type, enabled=False):
             t, v = texts.float(), videos.float()
             if c.pooling == 'mean':
@@ -112,6 +114,7 @@ class GLSCL(ClipModel):
             if c.consistency:
                 consistency = inter_consistency(c_v, c_t, c.consistency_weight,
                                                 c.consistency_target, c.released_losses)
+            # The paper names both sides. The released code computes the textual one and drops it.
             diversity = intra_diversity(c_v, c.diversity_weight, c.diversity_margin)
             if c.diversity_sides == 'both':
                 diversity = diversity + intra_diversity(c_t, c.diversity_weight,

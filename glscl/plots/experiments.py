@@ -40,8 +40,8 @@ def shapes_cost(recalls, cost):
 def forest(found, baseline='full', within=12):
     """Difference of R@1 to the baseline with its 95 % interval, a row a variant, by theme.
 
-    found: the table of `experiments.tables.differences`; within: what lies more points off is an arrow at
-    the edge, so that the small differences can be told apart"""
+    found: the table of `experiments.tables.differences`; within: what lies more points off is an
+    arrow at the edge, so that the small differences can be told apart"""
     height = 1.2 + 0.17 * (len(found) + found['theme'].nunique())
     figure, ax = plt.subplots(figsize=(7.5, height))
     at_left = ax.get_yaxis_transform()
