@@ -35,16 +35,23 @@ def summary(rank, resamples=1000, seed=0):
     """R@1, R@5, R@10, R@50 in percent, MdR, MnR, and each recall's 95 % bootstrap interval over
     queries (`R@1 interval`). rank: [N] from 1."""
     rank = np.asarray(rank)
-    draws = np.random.default_rng(seed).integers(len(rank), size=(resamples, len(rank)))
-    # Queries are drawn anew, not scores: the interval says how the recall would differ had other
-    # captions been asked of the same model.
     out = {}
     for k in KS:
         hit = (rank <= k) * 100.0                                           # [N]
-        low, high = np.percentile(hit[draws].mean(1), [2.5, 97.5])
+        low, high = np.percentile(bootstrap(hit, resamples, seed), [2.5, 97.5])
         out[f'R@{k}'] = float(hit.mean())
         out[f'R@{k} interval'] = [float(low), float(high)]
     return {**out, 'MdR': float(np.median(rank)), 'MnR': float(rank.mean()), 'queries': len(rank)}
+
+
+def bootstrap(values, resamples=1000, seed=0):
+    """The mean of `values` [N] drawn anew, with replacement, `resamples` times: [resamples].
+
+    Of a query each: the spread says how the mean would differ had other queries been asked of the
+    same model. (Over seeds as well: `experiments.significance`.)"""
+    values = np.asarray(values)
+    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    return values[draws].mean(1)
 
 
 def retrieval_metrics(S, text_to_video=None, resamples=1000, seed=0, ties='mean'):

@@ -3,6 +3,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ..metrics import bootstrap as bootstrap_means
 from .style import BLUE, GREEN, GREY, INK, MARKS, ORANGE, RED, SERIES, heat_map, legend_right
 
 
@@ -36,8 +37,7 @@ def bootstrap(rank):
 
     rank: of the right video, for each query"""
     hit = 100.0 * (np.asarray(rank) <= 1)
-    draws = np.random.default_rng(0).integers(len(hit), size=(1000, len(hit)))
-    values = hit[draws].mean(1)
+    values = bootstrap_means(hit)
     low, high = np.percentile(values, [2.5, 97.5])
     _, ax = plt.subplots(figsize=(5.2, 2.4))
     ax.axvspan(low, high, color=BLUE, alpha=0.15, label='middle 95 %: the interval')
@@ -101,9 +101,9 @@ def twin_test(right):
     right: for each caption the share of its twins that it beats, 0 to 1"""
     _, ax = plt.subplots(figsize=(6, 1.4))
     if len(right):
-        draws = np.random.default_rng(0).integers(len(right), size=(1000, len(right)))
         percent = 100 * np.asarray(right, float)
-        ax.hlines(0, *np.percentile(percent[draws].mean(1), [2.5, 97.5]), color=BLUE)
+        low, high = np.percentile(bootstrap_means(percent), [2.5, 97.5])
+        ax.hlines(0, low, high, color=BLUE)
         ax.plot(percent.mean(), 0, 'o', color=BLUE)
     ax.axvline(50, color=GREY, ls=':')
     ax.text(50, 0.65, ' guessing', color=INK, fontsize=8)
