@@ -20,7 +20,7 @@ FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 trap 'again=yes; scancel --signal=TERM "$SLURM_JOB_ID"' TERM  # to srun's steps, not to this script
 srun torchrun --nnodes="$SLURM_NNODES" --nproc-per-node=$GPUS --rdzv-id="$SLURM_JOB_ID" --rdzv-backend=c10d \
-    --rdzv-endpoint="$FIRST:29500" -m glscl.training --recipe msrvtt --data-dir "$MSRVTT" --run-dir "$RUN" &
+    --rdzv-endpoint="$FIRST:29500" -m glscl train --recipe msrvtt --data-dir "$MSRVTT" --run-dir "$RUN" &
 wait $!; status=$?
 if [ "$again" ]; then
     wait

@@ -66,7 +66,7 @@ def check(recipe: Recipe = 'shapes', data_dir: DataDir = None, decode: bool = Fa
         decode: Decode every video too (slow on a large set).
     """
     from .config import load_config
-    from .data import doctor
+    from .datasets import doctor
     return int(bool(doctor.check(load_config(recipe), data_dir, decode)))
 
 

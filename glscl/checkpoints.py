@@ -8,11 +8,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from .clip_models import build_clip, small_clip_of
 from .config import SETTINGS, Config, data_path
-from .encoders import build_clip, small_clip_of
 from .model import GLSCL
 from .runtime.devices import machine
-from .runtime.files import atomic_write
+from .runtime.files import atomic_write, one_line, read_torch
 
 # What the shapes of the weights depend on, besides whether there is a local module.
 ARCHITECTURE = ('clip', 'head', 'temporal', 'temporal_layers', 'num_queries', 'decoder_layers',
@@ -90,7 +90,7 @@ def fill_model(model, state, path):
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # a shape
         raise ValueError(f'{path}: its weights do not fit its configuration '
-                         f'({" ".join(str(error).split())[:200]})') from None
+                         f'({one_line(error)})') from None
     filled = {tied[name] for name in state if name in tied}
     missing = [name for name in missing if tied[name] not in filled]
     if unexpected or missing:
@@ -115,11 +115,11 @@ def read_run_state(path, config, **expected):
     config, expected (seed, total): what the run that goes on has. ValueError where the file is
     damaged, or was made with other settings, which it names."""
     try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
+        state = read_torch(path, remedy='Delete it to begin anew, or name a new run_dir')
         # a setting that an older file does not have counts as its default
         saved = Config(**{k: v for k, v in state['config'].items() if k in SETTINGS})
-    except Exception as error:  # torch has a class for each way in which a file is damaged
-        raise ValueError(f'{path} is damaged ({" ".join(str(error).split())[:160]}): delete it to '
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{path} is no checkpoint of a run (it has no {error}): delete it to '
                          f'begin anew, or name a new run_dir') from error
     differ = [name for name in SETTINGS if getattr(saved, name) != getattr(config, name)]
     differ += [name for name, value in expected.items() if state[name] != value]

@@ -1,8 +1,7 @@
 """Encode a split once, score all pairs, and measure."""
 import torch
 
-from .data.feature_cache import with_features
-from .data.video import VideoError
+from .data.sampling import VideoError
 from .metrics import retrieval_metrics
 from .runtime import distributed
 from .runtime.devices import autocast
@@ -31,6 +30,7 @@ def encode(model, pairs, batch=50):
 
     Several processes share the work, and all get the whole."""
     pairs = frozen_features(model, pairs)
+    # Whole blocks go to each process, so that every number is computed as one process would.
     blocks = _blocks(range(len(pairs.frames)), batch)
     videos = _encoded(model, pairs.video_batches(distributed.share(blocks)), side=1)
     return encode_texts(model, pairs, batch=4 * batch), videos
@@ -47,7 +47,10 @@ def encode_texts(model, pairs, rows=None, batch=200):
 
 def frozen_features(model, pairs):
     """The Pairs, with features in place of frames and tokens where the model can take them."""
-    return with_features(model, pairs) if model.takes_features else pairs
+    if not model.takes_features:
+        return pairs
+    from .data.feature_cache import with_features
+    return with_features(model, pairs)
 
 
 @torch.no_grad()

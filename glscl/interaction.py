@@ -1,6 +1,6 @@
 """The paper's two interaction modules: global (functions, it has no parameters) and local
-(learnable queries). Each equation as printed, then in the form that is fast; tests hold the two together.
-Worked out by hand in notebooks/02_model, sections 3 and 4."""
+(learnable queries). Each equation as printed, then in the form that is fast; tests hold the two
+together. Worked out by hand in notebooks/02_model, sections 3 and 4."""
 import torch
 import torch.nn.functional as F
 from torch import nn

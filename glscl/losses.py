@@ -19,6 +19,7 @@ def contrastive(S, scale, video_ids=None):
     else:
         same = (video_ids[:, None] == video_ids[None, :]).float()
         target = same / same.sum(1, keepdim=True)                           # [B, B]
+    # In float32: with s up to 100 a half-precision softmax would lose all but the first few.
     logits = (S * scale).float()
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -52,6 +53,8 @@ def intra_diversity(concepts, weight=1e-4, margin=0.1):
     if Q == 1:
         return concepts.sum() * 0
     M = torch.einsum('bid,bjd->ij', concepts, concepts) / len(concepts)     # [Q, Q]
+    # M is symmetric, and its diagonal is 1 where no item is empty: both hinges are then the same,
+    # and each entry above 1 - margin is pushed down.
     own = M.diagonal()
     hinge = F.relu(margin + M - own[:, None]) + F.relu(margin + M - own[None, :])
     return weight * (hinge.sum() - hinge.diagonal().sum()) / (Q * (Q - 1))

@@ -35,14 +35,23 @@ def summary(rank, resamples=1000, seed=0):
     """R@1, R@5, R@10, R@50 in percent, MdR, MnR, and each recall's 95 % bootstrap interval over
     queries (`R@1 interval`). rank: [N] from 1."""
     rank = np.asarray(rank)
-    draws = np.random.default_rng(seed).integers(len(rank), size=(resamples, len(rank)))
     out = {}
     for k in KS:
         hit = (rank <= k) * 100.0                                           # [N]
-        low, high = np.percentile(hit[draws].mean(1), [2.5, 97.5])
+        low, high = np.percentile(bootstrap(hit, resamples, seed), [2.5, 97.5])
         out[f'R@{k}'] = float(hit.mean())
         out[f'R@{k} interval'] = [float(low), float(high)]
     return {**out, 'MdR': float(np.median(rank)), 'MnR': float(rank.mean()), 'queries': len(rank)}
+
+
+def bootstrap(values, resamples=1000, seed=0):
+    """The mean of `values` [N] drawn anew, with replacement, `resamples` times: [resamples].
+
+    Of a query each: the spread says how the mean would differ had other queries been asked of the
+    same model. (Over seeds as well: `experiments.significance`.)"""
+    values = np.asarray(values)
+    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    return values[draws].mean(1)
 
 
 def retrieval_metrics(S, text_to_video=None, resamples=1000, seed=0, ties='mean'):
@@ -65,6 +74,7 @@ def both_ranks(S, text_to_video=None, ties='mean'):
     refuse_nan(S)
     V = S.shape[1]
     dtype = torch.promote_types(S.dtype, torch.float32)
+    # Video to text with several captions a video: the best of a video's captions stands for all.
     best = torch.full((V, V), float('-inf'), dtype=dtype)  # [texts of video i, video j]
     best.scatter_reduce_(0, owner[:, None].expand(-1, V), S.to(dtype), 'amax')
     asked = owner.unique()                                 # a video without a text is no query

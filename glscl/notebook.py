@@ -1,24 +1,36 @@
-"""What each notebook begins with: a profile turned into settings, data and a model."""
+"""What each notebook begins with, and all six in order, bound into one page."""
 import dataclasses
+import datetime
+import html
+import json
+import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import Config, cache_dir, load_config
-from .data.splits import load_split
-from .runtime.devices import machine, pick_device
+import pandas as pd
+
 from .checkpoints import load_model
+from .config import Config, cache_dir, load_config
+from .datasets.splits import load_split
+from .runtime.devices import machine, pick_device
+from .runtime.files import atomic_write
+
+REPOSITORY_NOTEBOOKS = Path(__file__).parent.parent / 'notebooks'
 
 # videos: how many of each split of `shapes` (None: all); settings: what changes in its recipe
 PROFILES = {
-    'tiny': dict(videos=dict(train=64, val=16, test=24), settings=dict(batch_size=16, epochs=0.5)),  # a smoke test
-    'small': dict(videos=None, settings={}),                                                         # minutes on 2 cores
-    'large': dict(videos=None, settings=dict(batch_size=128, epochs=20)),                            # for a GPU
+    'tiny': dict(videos=dict(train=64, val=16, test=24), settings=dict(batch_size=16, epochs=0.5)),
+    'small': dict(videos=None, settings={}),  # minutes on two cores
+    'large': dict(videos=None, settings=dict(batch_size=128, epochs=20)),  # for a GPU
 }
 
 
 @dataclass
 class Lesson:
-    """config; profile; videos {split: number} or None; seed; device; data_dir and run_dir as paths."""
+    """A notebook's parameters, worked out.
+
+    videos: {split: how many of `shapes`}, None for all; data_dir and run_dir: existing or not."""
     config: Config
     profile: str
     videos: dict | None
@@ -32,46 +44,175 @@ class Lesson:
         return load_split(self.config, split, self.data_dir, captions, self.videos)
 
     def model(self):
-        """The model that 04_training left in run_dir; for `shapes` the shipped one if there is none."""
+        """The GLSCL that 04_training left in run_dir; without one, for `shapes`, the shipped one.
+
+        Raises FileNotFoundError for another data set that no model was trained on."""
         trained = self.run_dir / 'best.safetensors'
-        if not trained.exists() and self.config.dataset != 'shapes':
-            raise FileNotFoundError(f'{trained}: no model for {self.config.dataset} yet. Train one with 04_training or '
-                                    f'`python -m glscl.training` under the same recipe, and name its folder as run_dir')
-        return load_model(trained if trained.exists() else None, device=self.device)
+        if trained.exists():
+            return load_model(trained, device=self.device)
+        if self.config.dataset != 'shapes':
+            raise FileNotFoundError(
+                f'{trained}: no model for {self.config.dataset} yet. Train one with 04_training or '
+                f'`glscl train` under the same recipe, and name its folder as run_dir')
+        return load_model(device=self.device)
 
     def at_home(self):
-        """This lesson if it is about `shapes`, else one with the embedded world and the shipped model: what needs to know
-        every fact about every video can be shown nowhere else."""
-        return self if self.config.dataset == 'shapes' else begin(self.profile, self.seed, self.device)
+        """This lesson if it is about `shapes`, else one about it, with the shipped model.
+
+        For what needs to know every fact about every video."""
+        if self.config.dataset == 'shapes':
+            return self
+        return begin(self.profile, self.seed, self.device)
 
     def report(self):
-        """A few lines about the machine and where things are kept."""
-        facts, trained = machine(), (self.run_dir / 'best.safetensors').exists()
-        model = 'of your own run' if trained else 'the shipped checkpoint' if self.config.dataset == 'shapes' else 'none trained yet'
-        print(f"device {self.device} on {facts['hardware']}; Python {facts['python']}, "
-              + ', '.join(f'{k} {v}' for k, v in facts['versions'].items()))
-        print(f"data {self.config.dataset}; seed {self.seed}; model: {model}")
+        """Print a few lines about the machine and where the model comes from."""
+        facts, model = machine(), 'none trained yet'
+        if (self.run_dir / 'best.safetensors').exists():
+            model = 'of your own run'
+        elif self.config.dataset == 'shapes':
+            model = 'the shipped checkpoint'
+        versions = ', '.join(f'{name} {version}' for name, version in facts['versions'].items())
+        print(f"device {self.device} on {facts['hardware']}; Python {facts['python']}, {versions}")
+        print(f'data {self.config.dataset}; seed {self.seed}; model: {model}')
 
 
 def given(names):
-    """The settings among a notebook's variables: what its parameters cell, `papermill -p` or a recipe (`papermill -f`) named.
+    """The settings among a notebook's variables, set by its parameters cell or by papermill.
 
-    names: globals() of the notebook."""
+    names: globals() of the notebook. Returns {field of `Config`: value}."""
     return {f.name: names[f.name] for f in dataclasses.fields(Config) if f.name in names}
 
 
 def begin(profile='small', seed=0, device='auto', data_dir='', run_dir='', **settings):
     """Turn a notebook's parameters into a Lesson; `settings` override the profile's.
 
-    Empty folders mean the user's cache. A data set other than `shapes` starts from the paper's defaults and needs its data_dir."""
+    Empty folders mean the user's cache. A data set other than `shapes` starts from the paper's
+    defaults and needs its data_dir; without it, or with an unknown profile: ValueError."""
     if profile not in PROFILES:
         raise ValueError(f'unknown profile {profile!r}; there are {", ".join(PROFILES)}')
-    chosen, dataset, root = PROFILES[profile], settings.get('dataset', 'shapes'), cache_dir()
+    chosen, dataset = PROFILES[profile], settings.get('dataset', 'shapes')
     if dataset == 'shapes':
-        config, name = load_config('shapes', **{**chosen['settings'], **settings}), f'{profile}-{seed}'
+        config = load_config('shapes', **{**chosen['settings'], **settings})
+        name = f'{profile}-{seed}'
     elif data_dir:
-        config, name = Config(**settings), f'{dataset}-{seed}'
+        config = Config(**settings)
+        name = f'{dataset}-{seed}'
     else:
-        raise ValueError(f'{dataset} lies where you keep it: name its folder as data_dir (layout: data/README.md)')
-    return Lesson(config, profile, chosen['videos'], seed, pick_device(device), Path(data_dir).expanduser() if data_dir else root,
-                  Path(run_dir).expanduser() if run_dir else root / 'runs' / name)
+        raise ValueError(f'{dataset} lies where you keep it: name its folder as data_dir '
+                         f'(layout: data/README.md)')
+    data_dir = Path(data_dir).expanduser() if data_dir else cache_dir()
+    run_dir = Path(run_dir).expanduser() if run_dir else cache_dir() / 'runs' / name
+    return Lesson(config, profile, chosen['videos'], seed, pick_device(device), data_dir, run_dir)
+
+
+def walkthrough(name=None, profile='small', notebooks=REPOSITORY_NOTEBOOKS, out='runs',
+                parameters=None):
+    """Run the six notebooks in order; results and one HTML page land in OUT/NAME.
+
+    name: of the run (by default the time); profile: one of PROFILES; notebooks: their folder;
+    parameters: {name: value} for all six. Returns OUT/NAME. SystemExit if there are no notebooks,
+    if one lacks a parameter, or at the first cell that fails."""
+    import papermill
+    folder = Path(out).resolve() / (name or datetime.datetime.now().strftime('%Y%m%d-%H%M'))
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = {'profile': profile, 'run_dir': str(folder / 'model'), **(parameters or {})}
+    paths = sorted(Path(notebooks).glob('0*.ipynb'))
+    if not paths:
+        raise SystemExit(f'no notebooks in {notebooks}: run this in a clone of the repository, '
+                         f'or name their folder with --notebooks')
+    for path in paths:
+        known = papermill.inspect_notebook(path)
+        if strange := [parameter for parameter in chosen if parameter not in known]:
+            raise SystemExit(f'{path.name} has no parameter {", ".join(strange)}; '
+                             f'it has {", ".join(known)}')
+    begun = time.time()
+    for i, path in enumerate(paths):
+        print(f'[{i + 1}/{len(paths)}] {path.stem} …', end=' ', flush=True)
+        start = time.time()
+        try:
+            papermill.execute_notebook(path, folder / path.name, chosen, cwd=str(folder),
+                                       kernel_name='python3', progress_bar=False,
+                                       extra_arguments=['--log-level=50'])
+        except papermill.PapermillExecutionError as error:
+            raise SystemExit(
+                f'stopped: {path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}\n'
+                f'The notebook with the whole message: {folder / path.name}') from None
+        print(f'{time.time() - start:.0f} s', flush=True)
+    page = bind(folder)
+    print(f'done in {(time.time() - begun) / 60:.1f} minutes. Open {page}', flush=True)
+    return folder
+
+
+STYLE = '''
+body { font: 16px/1.5 sans-serif; max-width: 56em; margin: 2em auto; padding: 0 1em }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px; line-height: 1.4 }
+.highlight { background: #f6f6f6; padding: .1em .8em }
+table { display: block; overflow-x: auto; border-collapse: collapse; font-size: 14px }
+th, td { padding: .1em .6em; border-bottom: 1px solid #ddd; text-align: right }
+img { max-width: 100% }
+math[display=block] { margin: 1em 0 }
+@media print { section { break-before: page } table { display: table } }
+'''
+
+
+def bind(folder):
+    """Bind a folder's notebooks into index.html, one page that needs no network; returns its path.
+
+    Ahead of them stand the results of the run, which are also written as results.csv."""
+    from pygments.formatters import HtmlFormatter
+    exporter, contents, sections = _exporter(), [], []
+    for path in sorted(folder.glob('0*.ipynb')):
+        body, _ = exporter.from_filename(path)
+        contents.append(f'<li><a href="#{path.stem}">{path.stem}</a></li>')
+        sections.append(f'<section id="{path.stem}">{body}</section>')
+    head = (f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>GLSCL</title>'
+            f'<style>{STYLE}{HtmlFormatter().get_style_defs(".highlight")}</style>'
+            f'<h1>GLSCL, the walkthrough</h1><p>Run <code>{html.escape(folder.name)}</code>, '
+            f'{datetime.date.today().isoformat()}.</p>{_results(folder)}')
+    page = [head, '<ul>', *contents, '</ul>', *sections, '</html>']
+    with atomic_write(folder / 'index.html') as half:
+        half.write_text('\n'.join(page), encoding='utf-8')
+    return folder / 'index.html'
+
+
+def _exporter():
+    """nbconvert's exporter to HTML, but for what would need a network or another file."""
+    from latex2mathml.converter import convert
+    from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def inline_math(self, body, display='inline'):
+            body = re.sub(r'\\big(?=\\)', '', body)  # the converter knows \big( but not \big\langle
+            return convert(body.replace('\\\n', '\\ '), display=display)
+
+        def block_math(self, body):
+            return self.inline_math(body, 'block')
+
+        def link(self, text, url, title=None):
+            notebook = re.fullmatch(r'(\w+)\.ipynb', url)
+            return super().link(text, f'#{notebook[1]}' if notebook else url, title)
+
+        def image(self, text, url, title=None):
+            return text if url.startswith('http') else super().image(text, url, title)
+
+    markdown = MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True))
+
+    def to_html(text):  # the renderer takes what comes right after a list for a part of it
+        return markdown.render(text.replace('\n<details>', '\n\n<details>'))
+
+    return HTMLExporter(template_name='basic', filters={'markdown2html': to_html},
+                        exclude_input_prompt=True, exclude_output_prompt=True)
+
+
+def _results(folder):
+    """What 04_training measured, as an HTML table; also written as results.csv."""
+    path = folder / 'model' / 'result.json'
+    if not path.exists():
+        return ''
+    result = json.loads(path.read_text(encoding='utf-8'))
+    recalls = pd.DataFrame(result['metrics']).T[['R@1', 'R@5', 'R@10', 'R@50', 'MdR', 'MnR']]
+    recalls = recalls.astype(float).rename_axis('direction').reset_index()
+    recalls.to_csv(folder / 'results.csv', index=False, float_format='%.1f')
+    return (f'<p>Measured here on the test split of <code>shapes</code> ({result["hardware"]}, '
+            f'seed {result["seed"]}):</p>{recalls.to_html(index=False, float_format="%.1f")}')

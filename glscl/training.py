@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .checkpoints import fill_model, read_run_state, save_model, writing
-from .data.video import VideoError
+from .data.sampling import VideoError
 from .evaluation import evaluate, frozen_features
 from .model import Texts
 from .runtime import distributed
@@ -99,13 +99,16 @@ class Trainer:
         self.eval_every = eval_every or max(1, self.total // 4)
         if self.config.compile:
             model.clip.visual.compile()
+        # The first process goes on drawing where the weights left off; each other one has dropout
+        # of its own, else the shares of a batch would lose the same units.
         if distributed.rank():
-            torch.manual_seed(seed + distributed.rank())  # dropout of its own
+            torch.manual_seed(seed + distributed.rank())
         self.forward = distributed.parallel(Step(model), unused=bool(self.config.chunk))
         self.optimizer, self.schedule = self.configure_optimizers()
         half = precision(self.device) == torch.float16  # float16 alone needs its losses scaled
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.step, self.best, self.history, self.seconds = 0, -1.0, [], 0.0
+        # One process writes; the others would only write the same once more.
         self.writes = distributed.rank() == 0
 
     def _check_sizes(self):
@@ -149,11 +152,14 @@ class Trainer:
         self.optimizer.zero_grad()
         losses = self.backward(batch)
         self._released_gradients()
+        # One norm over all gradients, CLIP's and the new modules' together, as in the paper's
+        # recipe. In float16 the scaler's factor goes out first; it skips a step that overflowed.
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
+        # CLIP's rule: s = exp(logit_scale) stays at 100 at most, else the softmax saturates.
         self.model.logit_scale.data.clamp_(max=math.log(100))
         self.step += 1
         return dict(step=self.step, total=losses.total.item(),
@@ -252,6 +258,7 @@ class Trainer:
     def batch_rows(self, step):
         """The caption rows of a step, over all processes: each epoch a permutation of its own
         seed, the last uneven batch dropped."""
+        # Drawn from the step's number alone, so that a resumed run needs no state for it.
         epoch, at = divmod(step, self.per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train))
         return order[at * self.batch_size:(at + 1) * self.batch_size]
@@ -259,6 +266,7 @@ class Trainer:
     def batches(self, until):
         """The Batch of each step to `until`, of this process's share; the next ones are read
         meanwhile."""
+        # Not before the first step: what is kept depends on the weights, which `resume` may load.
         self.train = frozen_features(self.model, self.train)
         return self.train.batches(self.batch_rows(step) for step in range(self.step, until))
 

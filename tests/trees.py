@@ -1,11 +1,14 @@
 """Tiny trees of generated videos, named, laid out and annotated as the real sets are."""
 import csv
+import functools
 import json
 import pickle
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
-from glscl.data.video import write_video
+from glscl.datasets.shapes import write_video
 
 CAPTIONS = {'msrvtt': 20, 'msvd': 5}  # a video; MSR-VTT has exactly 20
 COLOURS = ('red', 'green', 'blue', 'yellow', 'purple', 'white', 'cyan')
@@ -29,12 +32,18 @@ def say(n, k=0):
 
 def write_film(path, n):
     path.parent.mkdir(parents=True, exist_ok=True)
+    container = path.suffix if path.suffix in ('.mp4', '.avi', '.mkv', '.mov') else '.mp4'
+    path.write_bytes(encoded(n, container))
+
+
+@functools.cache
+def encoded(n, container):
+    """The bytes of film n: many trees hold the same few films."""
     fps = 3 + n % 8
-    frames = film(n, 2 + n % 3, fps)
-    inside = path if path.suffix in ('.mp4', '.avi', '.mkv', '.mov') else path.with_name('in_another_container.mp4')
-    write_video(inside, frames, fps)
-    if inside != path:
-        inside.rename(path)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f'film{container}'
+        write_video(file, film(n, 2 + n % 3, fps), fps)
+        return file.read_bytes()
 
 
 def _json(path, content):

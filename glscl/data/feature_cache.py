@@ -11,7 +11,7 @@ from ..runtime.devices import autocast, precision
 from ..runtime.files import atomic_write
 from . import frames as store
 from .frames import FrameStore, load_array, save_array
-from .video import VideoError, pixels
+from .sampling import VideoError, pixels
 
 
 def with_features(model, pairs):

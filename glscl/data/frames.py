@@ -16,7 +16,8 @@ import torch
 
 from ..config import cache_dir
 from ..runtime.files import atomic_write
-from .video import VideoError, frame_indices, read_frames, span
+from .sampling import VideoError, span
+from .video import frame_indices, read_frames
 
 MEMORY = 2 ** 30  # bytes: a split up to this size is held in memory, a larger one read by files
 AHEAD = 2         # blocks that are read while the one before is used

@@ -9,8 +9,8 @@ import torch
 from ..runtime import distributed
 from .batch import Batch
 from .frames import FrameStore, load_frames
+from .sampling import VideoError, pixels
 from .tokens import tokenize
-from .video import VideoError, pixels
 
 
 @dataclass

@@ -1,107 +1,20 @@
-"""Which frames of a video, which pixels of them, and reading just those.
+"""Reading the sampled frames of a video, and just those.
 
 Every file that is read comes by `open_video`; whatever is wrong with it is a `VideoError`."""
 import contextlib
 import math
 import re
 from bisect import bisect_right
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-import torch
 from av.sidedata.sidedata import SideDataContainer
 from PIL import Image, UnidentifiedImageError
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from .sampling import VideoError, resize, sample_frame_indices
+
 PICTURES = ('GIF', 'PNG', 'JPEG', 'BMP', 'WEBP', 'TIFF')  # FFmpeg makes one frame of each
-
-
-class VideoError(ValueError):
-    """A video that cannot be used; the message names the file, the reason and the remedy."""
-
-
-def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end=None,
-                         sampling='stride'):
-    """Indices of at most `max_frames` of a file's frames, `framerate` a second, evenly thinned.
-
-    start, end: seconds of the part wanted, see `span`; one behind the last frame gives no index.
-    sampling: one of the released code's two ways. "stride" (its decord path: MSR-VTT, MSVD, LSMDC)
-    strides by fps / framerate, rounded half to even. "seconds" (its OpenCV path: DiDeMo,
-    ActivityNet) cuts fps to a whole number (29.97: 29) and goes from second to second, the last one
-    included. A file slower than `framerate` gives every frame (the released code stops there,
-    dividing by zero). Raises ValueError."""
-    if n_frames < 1:
-        raise ValueError(f'a video needs at least one frame, this one has {n_frames}')
-    if not 0 < fps < math.inf:
-        raise ValueError(f'frames per second must be positive, not {fps}')
-    start, end = span(start, end)
-    if sampling == 'stride':
-        last = n_frames - 1 if end is None else int(min(end * fps, n_frames - 1))
-        stride = max(1, int(round(fps / framerate)))
-        indices = np.arange(int(start * fps), last + 1, stride)
-    elif sampling == 'seconds':
-        fps = max(1, int(fps))
-        length = math.ceil(n_frames / fps)
-        last = length if end is None else min(end, length)
-        seconds = np.arange(start, last + 1, max(1, 1 / framerate))
-        of_a_second = np.arange(0, fps, max(1, int(fps // framerate)))[:max(1, int(framerate))]
-        indices = ((seconds * fps).astype(int)[:, None] + of_a_second).ravel()
-        indices = indices[indices < n_frames]
-    else:
-        raise ValueError(f'sampling is "stride" or "seconds", not {sampling!r}')
-    if len(indices) > max_frames:
-        indices = indices[np.linspace(0, len(indices) - 1, max_frames, dtype=int)]
-    return indices.tolist()
-
-
-def span(start, end):
-    """A part of a video as the released code reads it: (start, end) in whole seconds.
-
-    Fractions are cut off, negative ones count as 0, swapped ones are swapped back, equal ones make
-    a second. Where none is given (None, or NaN: a table's empty cell) start is 0 and end None."""
-    def whole(x):
-        return None if x is None or x != x else max(0, int(x))
-    start, end = whole(start), whole(end)
-    if start is None or end is None:
-        return start or 0, end
-    return min(start, end), (start + 1 if start == end else max(start, end))
-
-
-def resize(frame, size):
-    """CLIP's transform up to normalisation: uint8 [H, W, 3] -> uint8 [size, size, 3].
-
-    The short side to `size` by bicubic interpolation, then the central square. None: no change."""
-    if size is None:
-        return frame
-    height, width = frame.shape[:2]
-    scale = min(height, width)
-    new_height, new_width = int(size * height / scale), int(size * width / scale)
-    image = Image.fromarray(frame)
-    if (new_height, new_width) != (height, width):
-        image = image.resize((new_width, new_height), Image.BICUBIC)
-    left, top = int(round((new_width - size) / 2)), int(round((new_height - size) / 2))
-    return np.array(image.crop((left, top, left + size, top + size)))
-
-
-def normalise(frames):
-    """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in CLIP's scale (torch tensors)."""
-    frames = torch.as_tensor(frames).movedim(-1, -3).float() / 255
-    mean = torch.tensor(CLIP_MEAN, device=frames.device).view(3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=frames.device).view(3, 1, 1)
-    return (frames - mean) / std
-
-
-def pixels(frames, mask, device='cpu'):
-    """Frames as they are stored, uint8 [n, F, S, S, 3], as CLIP takes them, on that device.
-
-    Returns (float [n, F, 3, S, S], mask [n, F]). Padding is zero after normalisation, as the
-    released loader leaves it."""
-    mask = torch.as_tensor(mask).to(device)
-    frames = normalise(torch.as_tensor(frames).to(device))
-    return frames * mask[:, :, None, None, None], mask
 
 
 def read_frames(path, max_frames=12, framerate=1, size=None, start=None, end=None,
@@ -333,18 +246,3 @@ def upright(frame):
         image, a, d = image.transpose(1, 0, 2), c, b
     image = image[::-1 if d < 0 else 1, ::-1 if a < 0 else 1]
     return np.ascontiguousarray(image)
-
-
-def write_video(path, frames, fps):
-    """Write uint8 [F, H, W, 3] (even height and width) as an H.264 .mp4.
-
-    The file is the same to the byte for the same frames: without x264's lookahead (`zerolatency`),
-    with which one in twenty came out differently from process to process."""
-    options = {'crf': '18', 'preset': 'veryfast', 'tune': 'zerolatency', 'threads': '1', 'g': '12'}
-    with av.open(str(path), 'w') as container:
-        stream = container.add_stream('libx264', rate=Fraction(fps), options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = 'yuv420p'
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-        container.mux(stream.encode())

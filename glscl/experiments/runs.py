@@ -4,7 +4,7 @@ from pathlib import Path
 from .. import heads
 from ..checkpoints import checkpoint_file, save_result
 from ..config import load_config
-from ..data.splits import load_shapes, load_split
+from ..datasets.splits import load_shapes, load_split
 from ..evaluation import evaluate
 from ..metrics import KS
 from ..runtime import distributed

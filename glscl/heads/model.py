@@ -3,7 +3,8 @@ evaluation and checkpoints serve both."""
 import torch
 
 from ..checkpoints import fill_model, read_checkpoint
-from ..model import GLSCL, ClipModel, Losses
+from ..clip_models import ClipModel
+from ..model import GLSCL, Losses
 from . import HEADS, TOWERS
 
 

@@ -1,74 +1,134 @@
-"""Figures of 01: films, sampling, captions."""
+"""Figures of 01, and videos as strips of frames wherever they are shown."""
+import base64
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
+from PIL import Image
 
-from .style import BLUE, GREY, INK, ORANGE
+from .style import BLUE, GREEN, GREY, INK, RED, mark, rows
 
 
-def film_strips(films, titles, indices=None, places=None):
-    """One row a film: uint8 [F, H, W, 3] side by side, the frame's index below; `places` keeps room for padding."""
+def few_shades(image):
+    """A uint8 image in eleven shades a channel: noise would make the PNG large."""
+    return (np.round(image / 25.5) * 25.5).astype(np.uint8)
+
+
+def film_strip(ax, frames, left=0, aspect='equal'):
+    """Frames uint8 [F, H, W, 3] side by side; frame f is one unit wide, its centre at left + f."""
+    for f, frame in enumerate(frames):
+        edges = (left + f - 0.47, left + f + 0.47, 0, 1)
+        ax.imshow(few_shades(frame), extent=edges, aspect=aspect, interpolation='nearest')
+    ax.set(xlim=(left - 0.5, left + len(frames) - 0.5), ylim=(0, 1))
+    ax.axis('off')
+
+
+def film_strips(films, titles, labels=None, places=None, size=0.75):
+    """One row a film, a label below each frame.
+
+    films: uint8 [F, H, W, 3] each; labels: a list for each film (by default its frames' numbers);
+    places: frames a row, the missing ones hatched (by default none is); size: inches a frame"""
     places = places or max(map(len, films))
-    fig, axes = plt.subplots(len(films), 1, figsize=(9, 1.12 * len(films)), squeeze=False)
-    for row, (film, title, ax) in enumerate(zip(films, titles, axes[:, 0])):
-        size, gap = film.shape[1], max(1, film.shape[1] // 16)
-        for f in range(places):
-            x = f * (size + gap)
-            if f < len(film):
-                shown = (np.round(film[f] / 25.5) * 25.5).astype(np.uint8)  # fewer levels: noise makes large PNGs
-                ax.imshow(shown, extent=(x, x + size, size, 0), interpolation='nearest')
-                label = f if indices is None else indices[row][f]
-            else:
-                ax.add_patch(plt.Rectangle((x, 0), size, size, fc='#f4f4f4', ec=GREY, hatch='///', lw=0.5))
-                label = 'pad'
-            ax.text(x + size / 2, size * 1.06, label, ha='center', va='top', fontsize=7, color=GREY)
-        ax.set(xlim=(-1, places * (size + gap)), ylim=(size * 1.3, -1))
-        ax.set_title(title, fontsize=9)
-        ax.axis('off')
+    figure, axes = plt.subplots(len(films), 1, squeeze=False,
+                                figsize=(size * places, (size + 0.37) * len(films)))
+    for row, (film, ax) in enumerate(zip(films, axes[:, 0])):
+        film_strip(ax, film)
+        padding = range(len(film), places)
+        for x in padding:
+            ax.add_patch(plt.Rectangle((x - 0.47, 0), 0.94, 1, fc='#f4f4f4', ec=GREY, hatch='///'))
+        below = range(len(film)) if labels is None else labels[row]
+        for x, label in enumerate([*below, *('pad' for _ in padding)]):
+            ax.text(x, -0.06, label, ha='center', va='top', fontsize=7, color='#666666')
+        ax.set(xlim=(-0.5, places - 0.5), ylim=(-0.3, 1.03))
+        ax.set_title(titles[row], fontsize=9)
+    return figure
+
+
+def gallery(pairs, S, rows, best=5, n=3):
+    """Captions with their `best` videos from left to right, n frames of each.
+
+    The right video has a thick green frame and a tick, any other a thin red one. pairs: `Pairs`
+    of the split; S: similarities, a tensor [T, V]; rows: the captions to show"""
+    _, axes = plt.subplots(len(rows), 1, figsize=(6.8, 0.72 * len(rows)), squeeze=False)
+    for row, ax in zip(rows, axes[:, 0]):
+        order = S[row].argsort(descending=True, stable=True).tolist()
+        right = int(pairs.text_to_video[row])
+        for place, v in enumerate(order[:best]):
+            left, count = (n + 0.3) * place, int(pairs.frame_mask[v].sum())
+            film_strip(ax, pairs.frames[v][[int((i + 0.5) * count / n) for i in range(n)]], left)
+            colour, width = (GREEN, 3.5) if v == right else (RED, 1.5)
+            frame = plt.Rectangle((left - 0.5, -0.03), n, 1.06, fc='none', ec=colour, lw=width)
+            ax.add_patch(frame)
+            if v == right:
+                ax.text(left - 0.4, 0.12, '✓', color='white', fontsize=9, weight='bold',
+                        bbox=dict(boxstyle='square,pad=0.1', fc=GREEN, ec='none'))
+        ax.set(xlim=(-0.6, (n + 0.3) * best - 0.7), ylim=(-0.09, 1.09))
+        caption = pairs.table['caption'][row]
+        ax.set_title(f'rank {order.index(right) + 1} · {caption}', fontsize=8.5, pad=2)
+
+
+def found(results, query):
+    """Videos found by a search, a row each, the frame that the query weighed most first.
+
+    results: [(result, pictures)], best first; pictures: [(data URI of an image, frame)], as the
+    search's `thumbnails` returns them; a frame has its `seconds` and its `weight`"""
+    films, labels = [], []
+    for _, pictures in results:
+        files = [io.BytesIO(base64.b64decode(uri.partition(',')[2])) for uri, _ in pictures]
+        films.append([np.asarray(Image.open(file).convert('RGB')) for file in files])
+        labels.append([f'{f["seconds"]:.0f} s, weight {f["weight"]:.2f}' for _, f in pictures])
+    titles = [f'rank {n}' for n in range(1, len(films) + 1)]
+    film_strips(films, titles, labels, size=1.4).suptitle(f'“{query}”', fontsize=10)
 
 
 def caption_lengths(lengths, kinds, max_words):
-    """Histogram of tokens a caption, start and end included, by kind (`kinds` None: all alike)."""
-    lengths, kinds = np.asarray(lengths), np.asarray(['caption'] * len(lengths) if kinds is None else kinds)
-    shown = [k for k in ('scene', 'order', 'caption') if (kinds == k).any()]
-    bins = np.arange(lengths.min(), max(lengths.max(), max_words) + 2) - 0.5
-    fig, ax = plt.subplots(figsize=(6.5, 2.4))
-    names = dict(scene='one scene', order='two scenes in order', caption='captions')
-    ax.hist([lengths[kinds == k] for k in shown], bins, stacked=True, color=[BLUE, ORANGE][:len(shown)],
-            label=[names[k] for k in shown])
+    """Histogram of tokens a caption, start and end included.
+
+    lengths: int [T]; kinds: 'scene' or 'order' for each caption, or None: all alike"""
+    names = {'scene': 'one scene', 'order': 'two scenes in order'}
+    kinds = ['captions'] * len(lengths) if kinds is None else [names[kind] for kind in kinds]
+    _, ax = plt.subplots(figsize=(6.5, 2.4))
+    sns.histplot(x=np.asarray(lengths), hue=kinds, hue_order=sorted(set(kinds)), discrete=True,
+                 multiple='stack', alpha=1, ax=ax)
     ax.axvline(max_words + 0.5, color=INK, lw=1, ls='--')
-    ax.text(max_words + 0.3, ax.get_ylim()[1] * 0.95, f'max_words = {max_words}', ha='right', va='top', fontsize=9)
+    ax.text(max_words, 0.95, f'max_words = {max_words}', ha='right', va='top', fontsize=9,
+            transform=ax.get_xaxis_transform())
     ax.set(xlabel='tokens, start and end included', ylabel='captions')
-    ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
-    ax.grid(axis='x', visible=False)
+    sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1))
 
 
 def sampling(cases):
-    """Time lines of films, cases {label: (n_frames, fps, candidate indices, chosen indices)}; the chosen are filled."""
-    fig, ax = plt.subplots(figsize=(8, 0.55 * len(cases) + 0.9))
+    """Films as time lines, with a dot for each frame that could be taken; those taken are filled.
+
+    cases: {label: (number of frames, frames a second, candidate indices, chosen indices)}"""
+    _, ax = plt.subplots(figsize=(8, 0.55 * len(cases) + 0.9))
     for row, (n_frames, fps, candidates, chosen) in enumerate(cases.values()):
         ax.plot([0, n_frames / fps], [row, row], color=GREY, lw=1, zorder=1)
-        thinned, taken = ('candidate, thinned out', 'chosen') if row == 0 else (None, None)
-        ax.scatter(np.array(candidates) / fps, [row] * len(candidates), s=46, fc='white', ec=GREY,
-                   zorder=2, label=thinned)
-        ax.scatter(np.array(chosen) / fps, [row] * len(chosen), s=46, color=BLUE, zorder=3, label=taken)
-    ax.set(yticks=range(len(cases)), yticklabels=list(cases), ylim=(len(cases) - 0.5, -0.5), xlabel='seconds')
-    ax.grid(axis='y', visible=False)
-    ax.legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
+        ax.plot(np.array(candidates) / fps, [row] * len(candidates), 'o', color=GREY, mfc='white')
+        ax.plot(np.array(chosen) / fps, [row] * len(chosen), 'o', color=BLUE)
+    rows(ax, list(cases))
+    ax.set_xlabel('seconds')
+    ax.legend(handles=[mark(GREY, 'candidate, thinned out', hollow=True), mark(BLUE, 'chosen')],
+              loc='upper left', bbox_to_anchor=(1, 1))
 
 
 def clip_transform(stages):
-    """stages {title: image}: uint8 [H, W, 3], or float [H, W, 3] in CLIP's scale, its three channels drawn apart."""
-    panels = []
+    """The steps from a decoded frame to what CLIP sees.
+
+    stages: {title: image}: uint8 [H, W, 3]; or float in CLIP's scale, then a panel a channel"""
+    panels = {}
     for title, image in stages.items():
         if image.dtype == np.uint8:
-            panels.append((title, image // 16 * 16 + 8, {}))  # fewer levels, smaller PNG
+            panels[title] = few_shades(image)
         else:
-            panels += [(f'{title}\n{colour}', image[..., c], dict(vmin=-2.2, vmax=2.2, cmap=plt.get_cmap('RdBu_r', 11)))
-                       for c, colour in enumerate(('red', 'green', 'blue'))]
-    fig, axes = plt.subplots(1, len(panels), figsize=(1.6 * len(panels), 1.9))
-    for ax, (title, image, options) in zip(axes, panels):
-        drawn = ax.imshow(image, interpolation='nearest', **options)
+            for channel, colour in enumerate(('red', 'green', 'blue')):
+                panels[f'{title}\n{colour}'] = image[..., channel]
+    figure, axes = plt.subplots(1, len(panels), figsize=(1.6 * len(panels), 1.9))
+    scale = dict(vmin=-2.2, vmax=2.2, cmap=plt.get_cmap('RdBu_r', 11))  # of grey ones
+    for ax, (title, image) in zip(axes, panels.items()):
+        drawn = ax.imshow(image, interpolation='nearest', **scale)
         ax.set_title(title, fontsize=9)
         ax.set(xticks=[0, image.shape[1] - 1], yticks=[0, image.shape[0] - 1])
         ax.grid(False)
-    fig.colorbar(drawn, ax=axes[-1], shrink=0.7, ticks=[-2, 0, 2])
+    figure.colorbar(drawn, ax=axes[-1], shrink=0.7, ticks=[-2, 0, 2])

@@ -1,173 +1,171 @@
 """Figures of 06: time, growth, storage, cost against accuracy."""
 import matplotlib.pyplot as plt
-from matplotlib.lines import Line2D
+import pandas as pd
 
-from .style import BLUE, GREEN, GREY, INK, ORANGE, RED
+from .style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend_below, mark, nothing_stored, rows
 
-# What kind of head it is: colour -> (what it does, which heads); any other is of the first kind.
+# What a head does with a pair: colour -> (in words, which heads); any other is of the first kind.
 KINDS = {
     GREY: ('one vector a video (LAFF: eight)', ()),
-    ORANGE: ('the text weighs the frames', ('TS2-Net', 'DiCoSA', 'X-Pool', 'T-MASS')),
-    BLUE: ('the same and concepts: GLSCL', ('GLSCL',)),
-    RED: ('every word meets every frame', ('X-CLIP', 'DRL')),
+    ORANGE: ('frames weighed by the text', ('TS2-Net', 'DiCoSA', 'X-Pool', 'T-MASS')),
+    BLUE: ('frames weighed by the text, and concepts', ('GLSCL',)),
+    RED: ('every word against every frame', ('X-CLIP', 'DRL')),
     GREEN: ('a transformer over each pair', ('CLIP4Clip tightTransf',)),
 }
 
 
 def kind(method):
     """The colour of a method's kind."""
-    return next((colour for colour, (_, methods) in KINDS.items() if method in methods), GREY)
+    return next((colour for colour, (_, heads) in KINDS.items() if method in heads), GREY)
 
 
-def kinds_legend(figure):
-    """Below the figure: what each colour means."""
-    marks = [Line2D([], [], color=colour, marker='o', ls='', label=label) for colour, (label, _) in KINDS.items()]
-    figure.legend(handles=marks, loc='outside lower center', ncols=3, frameon=False, fontsize=8)
+def kinds_legend(figure, methods, *more):
+    """Below the figure: what the colours of these methods mean, and further marks."""
+    used = {kind(method) for method in methods}
+    marks = [mark(colour, words) for colour, (words, _) in KINDS.items() if colour in used]
+    legend_below(figure, [*marks, *more])
 
 
-def names(ax, points, gap=10, size=8):
-    """A name beside each point, pushed up or down until none covers another; a thin line leads back to a point further off.
+def name_points(ax, points):
+    """A name beside each point, moved upwards until it covers no other.
 
-    points [(name, x, y, beside)]: the name stands right of the x `beside`, or left of it if it is smaller than x. The last
-    thing to draw: what follows would move the points."""
+    points: [(name, x, y, beside)]; the name stands to the right of the x `beside`, or to the left
+    of it if that is smaller than x. A thin line leads from a name to its point if they are apart.
+    Call it last: whatever is drawn later would move the points."""
     ax.figure.draw_without_rendering()  # only the layout tells what overlaps
-    unit = 72 / ax.figure.dpi
-    points = sorted(points, key=lambda p: p[2])
-    side = [-1 if p[3] < p[1] else 1 for p in points]
-    base = [unit * ax.transData.transform((p[3], p[2]))[0] + 9 * s for p, s in zip(points, side)]
-    spans = [sorted((x, x + 0.6 * size * len(p[0]) * s)) for x, p, s in zip(base, points, side)]
-    at = [unit * ax.transData.transform(p[1:3]) for p in points]
-    y = [y for _, y in at]
-    for _ in range(300):
-        for i in range(len(points)):
-            for j in range(i):
-                if spans[i][0] < spans[j][1] and spans[j][0] < spans[i][1] and (missing := gap - (y[i] - y[j])) > 0:
-                    y[i], y[j] = y[i] + missing / 2, y[j] - missing / 2
-    for (name, *xy, _), edge, (x, was), new in zip(points, base, at, y):
-        far = abs(new - was) > 3 or abs(edge - x) > 20
-        line = dict(arrowstyle='-', lw=0.5, color=GREY, shrinkA=0, shrinkB=3) if far else None
-        ax.annotate(name, xy, (edge - x, new - was), textcoords='offset points', va='center', fontsize=size, arrowprops=line,
-                    ha='left' if edge > x else 'right', color=INK if kind(name) == GREY else kind(name),
-                    bbox=dict(fc='white', ec='none', alpha=0.7, pad=0.3))
+    line = dict(arrowstyle='-', lw=0.5, color=GREY, shrinkA=0, shrinkB=3)
+    taken = []
+    for name, x, y, beside in sorted(points, key=lambda point: point[2]):
+        from_x, from_beside = ax.transData.transform([(x, y), (beside, y)])[:, 0]  # in pixels
+        right = 72 / ax.figure.dpi * (from_beside - from_x) + (8 if beside >= x else -8)
+        text = ax.annotate(name, (x, y), (right, 0), textcoords='offset points', fontsize=8,
+                           color=INK if kind(name) == GREY else kind(name), va='center',
+                           ha='left' if beside >= x else 'right',
+                           bbox=dict(fc='white', ec='none', alpha=0.7, pad=0.3))
+        while any(text.get_window_extent().overlaps(other) for other in taken):
+            text.xyann = right, text.xyann[1] + 1
+        taken.append(text.get_window_extent())
+        if abs(right) > 20 or text.xyann[1] > 3:
+            ax.annotate('', (x, y), text.xyann, textcoords='offset points', arrowprops=line)
 
 
 def timings(times, pairs):
-    """Seconds by way of scoring: times {title: {way: (median, fastest, slowest)}} for so many pairs."""
-    figure, axes = plt.subplots(1, len(times), figsize=(9, 2.1), sharex=True, sharey=True)
+    """Seconds of each way of scoring so many pairs.
+
+    times: {title: {way: (median, fastest, slowest)}}"""
+    _, axes = plt.subplots(1, len(times), figsize=(9, 2.1), sharex=True, sharey=True)
     for ax, (title, ways) in zip(axes, times.items()):
-        for i, (way, (middle, fast, slow)) in enumerate(ways.items()):
-            ax.plot([fast, slow], [i, i], color=INK, lw=2)
-            ax.plot(middle, i, 'o', color=(RED, ORANGE, BLUE)[i], ms=8)
-            ax.text(slow * 1.5, i, f'{middle:.0f} s' if middle > 10 else f'{middle:.2g} s', va='center', fontsize=8)
-        ax.set(title=title, xscale='log', xlabel=f'seconds for {pairs:,} pairs', yticks=range(len(ways)),
-               yticklabels=list(ways), ylim=(len(ways) - 0.5, -0.5))
+        for row, (median, fastest, slowest) in enumerate(ways.values()):
+            ax.plot([fastest, slowest], [row, row], color=INK, lw=2)
+            ax.plot(median, row, 'o', color=(RED, ORANGE, BLUE)[row], ms=8)
+            seconds = f'{median:.0f} s' if median > 10 else f'{median:.2g} s'
+            ax.text(slowest * 1.5, row, seconds, va='center', fontsize=8)
+        rows(ax, list(ways))
+        ax.set(title=title, xscale='log', xlabel=f'seconds for {pairs:,} pairs')
     axes[0].set_xlim(right=axes[0].get_xlim()[1] * 5)
 
 
 def growth(counted, measured, encode):
-    """A query by number of videos. counted {method: (V's, multiply-adds)}, measured {method: [(V, ms, extrapolated)]}.
+    """What one query costs by the number of videos: multiply-adds on the left, time on the right.
 
-    Hollow: extrapolated. encode: the multiply-adds of encoding the query itself. Heads of one vector share a name."""
+    counted: {method: (numbers of videos, multiply-adds)}; measured: {method: [(videos, ms,
+    whether extrapolated)]}; encode: multiply-adds of encoding the query itself. The heads of one
+    vector share a name."""
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.6))
-    kinds_legend(figure)
-    alike = [m for m in counted if counted[m] == min(counted.values(), key=lambda line: line[1])]
-    ends = [[], []]
+    kinds_legend(figure, counted, mark(INK, 'extrapolated', hollow=True, line=':'))
+    cheapest = min(macs for _, macs in counted.values())
+    alike = [method for method, (_, macs) in counted.items() if macs == cheapest]
+    names = {method: method for method in ('encoding the query', *counted)}
+    names[alike[0]] = f'one vector ({len(alike)} heads)'
+    for method in alike[1:]:
+        del names[method]
+    ends = [], []  # of the lines: (method, x, y)
     for method, (V, macs) in counted.items():
         axes[0].loglog(V, macs, color=kind(method), lw=1.5)
         ends[0].append((method, V[-1], macs[-1]))
+    axes[0].plot(V, [encode] * len(V), ':', color=INK, lw=1)
+    ends[0].append(('encoding the query', V[-1], encode))
     for method, points in measured.items():
         V, ms, extrapolated = zip(*sorted(points))
-        last = sum(not guess for guess in extrapolated)
-        axes[1].loglog(V[:last], ms[:last], 'o-', color=kind(method), lw=1.2, ms=3)
-        axes[1].loglog(V[max(0, last - 1):], ms[max(0, last - 1):], ':', color=kind(method), lw=1.2)
-        axes[1].loglog(V[last:], ms[last:], 'o', mfc='white', color=kind(method), ms=4)
+        real = extrapolated.count(False)  # these come first
+        axes[1].loglog(V, ms, 'o:', color=kind(method), mfc='white', lw=1.2, ms=4)
+        axes[1].loglog(V[:real], ms[:real], 'o-', color=kind(method), lw=1.2, ms=3)
         ends[1].append((method, V[-1], ms[-1]))
-    galleries = counted[alike[0]][0]
-    axes[0].plot(galleries, [encode] * len(galleries), ':', color=INK, lw=1)
-    ends[0].append(('encoding the query', galleries[-1], encode))
     for ax, title, points in zip(axes, ('counted: multiply-adds', 'measured: ms'), ends):
         most = max(V for _, V, _ in points)
-        ax.set(title=f'{title} of one query', xlabel='videos in the gallery, V', xlim=(None, 300 * most))
+        ax.set(title=f'{title} of one query', xlabel='videos in the gallery, V')
+        ax.set_xlim(right=300 * most)
         ax.set_xticks([10 ** k for k in range(9) if ax.get_xlim()[0] < 10 ** k <= most])
-        shared = f'one vector ({len(alike)} heads)'
-        names(ax, [(shared if m == alike[0] else m, *xy, most) for m, *xy in points if m not in alike[1:]])
+        name_points(ax, [(names[method], x, y, most) for method, x, y in points if method in names])
 
 
 def shares(parts):
-    """Parts of a whole as one bar. parts {name: amount}"""
-    plt.figure(figsize=(8, 1.5))
-    left, whole = 0, sum(parts.values())
-    for (name, amount), colour in zip(parts.items(), (RED, ORANGE, BLUE)):
-        plt.barh(0, 100 * amount / whole, left=left, color=colour, label=f'{name}: {100 * amount / whole:.1f} %')
-        left += 100 * amount / whole
-    plt.gca().set(yticks=[], xlim=(0, 100), xlabel='multiply-adds of the released evaluation, %')
-    plt.legend(ncols=3, loc='lower center', bbox_to_anchor=(0.5, 1), frameon=False, fontsize=9)
-    plt.grid(False)
+    """The parts of a whole as one bar. parts: {name: multiply-adds}"""
+    percent = 100 * pd.Series(parts) / sum(parts.values())
+    percent.index = [f'{name}: {share:.1f} %' for name, share in percent.items()]
+    ax = percent.to_frame().T.plot.barh(stacked=True, figsize=(8, 1.5), color=[RED, ORANGE, BLUE])
+    ax.set(yticks=[], xlim=(0, 100), xlabel='multiply-adds of the released evaluation, %')
+    ax.legend(ncols=3, loc='lower center', bbox_to_anchor=(0.5, 1))
 
 
 def storage(amounts):
-    """Bytes kept a video by method, and of a million."""
-    figure = plt.figure(figsize=(8, 4.2))
+    """What must be kept of a video. amounts: {method: bytes}"""
+    figure, ax = plt.subplots(figsize=(8, 4.2))
     order = sorted(amounts, key=amounts.get)
-    bars = plt.barh(order, [amounts[m] / 1000 for m in order], color=[kind(m) for m in order])
-    plt.bar_label(bars, [f' {amounts[m] / 1000:.1f} kB; a million: {amounts[m] / 1000:.1f} GB' for m in order], fontsize=8)
-    plt.xlabel('kept of a video, kB (float32; F = 12, D = 512, Q = 8)')
-    plt.grid(False, axis='y')
-    plt.xlim(right=1.45 * max(amounts.values()) / 1000)
-    kinds_legend(figure)
+    bars = ax.barh(order, [amounts[m] / 1000 for m in order], color=[kind(m) for m in order])
+    ax.bar_label(bars, fmt=' %.1f', fontsize=8)
+    ax.set_xlabel('kept of a video, kB, which is as many GB for a million videos\n'
+                  '(float32; F = 12, D = 512, Q = 8)')
+    ax.grid(False, axis='y')
+    kinds_legend(figure, order)
 
 
-def published_points(ax, methods, cost, accuracy, title, left=()):
-    """R@1 on MSR-VTT against cost, as dots with names, on the left of those in `left`."""
+def published_points(ax, methods, cost, accuracy, on_the_left=()):
+    """R@1 on MSR-VTT against cost, as dots with their names."""
+    points = []
     for method, x, y in zip(methods, cost, accuracy):
         ax.plot(x, y, 'o', color=kind(method), ms=7 if method == 'GLSCL' else 5)
-    ax.set(title=title, xscale='log', xlabel='G multiply-adds, 1000 × 1000', xlim=(0.3, 8000), ylabel='R@1, MSR-VTT 1k-A')
+        points.append((method, x, y, x / 1.01 if method in on_the_left else x))
+    ax.set(xscale='log', xlabel='G multiply-adds, 1000 × 1000', xlim=(0.3, 8000))
     ax.margins(y=0.12)
-    names(ax, [(m, x, y, x / 1.01 if m in left else x) for m, x, y in zip(methods, cost, accuracy)])
+    name_points(ax, points)
 
 
 def cost_accuracy(methods, published, accuracy, counted, gram):
-    """R@1 (published) against cost: left the published figures, right our counts (hollow: in Gram form)."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
-    published_points(axes[0], methods, published, accuracy, 'R@1 published, cost published')
-    published_points(axes[1], methods, counted, accuracy, 'R@1 published, cost counted here', left=['TS2-Net'])
-    axes[1].set(ylabel='')
+    """Published R@1 against cost: on the left as published, on the right as counted here.
+
+    One number a method each: published, counted and gram (counted in Gram form) are costs in G
+    multiply-adds for 1000 × 1000, accuracy is R@1 in percent."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    kinds_legend(figure, methods, mark(INK, 'in Gram form', hollow=True, line=':'))
+    left.set(title='R@1 published, cost published', ylabel='R@1, MSR-VTT 1k-A')
+    right.set_title('R@1 published, cost counted here')
     for method, y, x, less in zip(methods, accuracy, counted, gram):
         if less != x:
-            axes[1].plot([less, x], [y] * 2, ':', color=kind(method), lw=1)
-            axes[1].plot(less, y, 'o', mfc='white', color=kind(method), ms=5)
+            right.plot([x, less], [y, y], 'o:', mfc='white', color=kind(method), lw=1, ms=5)
+    published_points(left, methods, published, accuracy)
+    published_points(right, methods, counted, accuracy, on_the_left=['TS2-Net'])
 
 
 def figure_one(methods, published, accuracy, cost, recall):
-    """Figure 1 as published, and as measured on `shapes`: recall {method: dict(mean, low, high)} against cost {method: a pair's}.
+    """Figure 1 of the paper as published, and as measured on `shapes`.
 
-    Heads of equal cost stand side by side. Without measurements the right half names the command that makes them."""
-    figure, (left, ax) = plt.subplots(1, 2, figsize=(12, 5), width_ratios=(1, 1.6))
-    kinds_legend(figure)
-    published_points(left, methods, published, accuracy, 'as published: MSR-VTT, published cost')
+    methods, published, accuracy: as in `cost_accuracy`; recall: {method: dict(mean, low, high)}
+    against cost: {method: multiply-adds of a pair}. Heads of equal cost stand side by side."""
+    figure, (paper, here) = plt.subplots(1, 2, figsize=(12, 5), width_ratios=(1, 1.6))
+    kinds_legend(figure, [*methods, *recall])
+    paper.set(title='as published: MSR-VTT, published cost', ylabel='R@1, MSR-VTT 1k-A')
+    published_points(paper, methods, published, accuracy)
     points = []
     for method, r in recall.items():
-        equal = [m for m in recall if cost[m] == cost[method]]
+        equal = [other for other in recall if cost[other] == cost[method]]
         x = cost[method] * 1.15 ** equal.index(method)
-        ax.plot([x, x], [r['low'], r['high']], color=kind(method), lw=1)
-        ax.plot(x, r['mean'], 'o', color=kind(method), ms=7 if method == 'GLSCL' else 5)
+        here.plot([x, x], [r['low'], r['high']], color=kind(method), lw=1)
+        here.plot(x, r['mean'], 'o', color=kind(method), ms=7 if method == 'GLSCL' else 5)
         on_the_left = len(equal) > 1 or cost[method] == max(cost.values())
         points.append((method, x, r['mean'], 0.99 * cost[method] if on_the_left else x))
-    ax.set(title='as measured here: shapes, counted cost', xscale='log', xlabel='multiply-adds a pair, D = 128',
-           ylabel='R@1, shapes, %', xlim=(2, 4 * max(cost.values())))
-    names(ax, points)
+    here.set(title='as measured here: shapes, counted cost', xscale='log', ylabel='R@1, shapes, %',
+             xlabel='multiply-adds a pair, D = 128', xlim=(2, 4 * max(cost.values())))
+    name_points(here, points)
     if not recall:
-        ax.text(0.5, 0.5, 'not measured yet:\npython -m glscl.experiments.bench_recall', transform=ax.transAxes, ha='center')
-
-
-def shapes_cost(runs, cost, captions='one'):
-    """Our own runs on `shapes`: R@1 of every seed against the multiply-adds a pair. cost {method: multiply-adds}"""
-    plt.figure(figsize=(5.5, 2.8))
-    for i, (name, each) in enumerate(cost.items()):
-        values = [r[captions]['metrics']['t2v']['R@1'] for r in runs if r['method'] == name]
-        plt.plot([each] * len(values), values, 'o^s'[i % 3], color=(GREY, ORANGE, BLUE)[i % 3], alpha=0.8, label=name)
-    if not runs:
-        plt.text(0.5, 0.5, 'no stored runs: python -m glscl.experiments.comparison', transform=plt.gca().transAxes, ha='center')
-    plt.gca().set(xscale='log', xlabel='multiply-adds a pair, counted', ylabel='R@1 on shapes, %', xlim=(60, 10000))
-    plt.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5)) if runs else None
-    plt.margins(y=0.25)
+        nothing_stored(here)

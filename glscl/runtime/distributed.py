@@ -126,7 +126,7 @@ def objects(x):
 
 
 def file_there(path):
-    """Whether a file is there (path None: no). FileNotFoundError where only some processes see it."""
+    """Whether a file is there (None: no); FileNotFoundError where only some processes see it."""
     found = objects(path is not None and path.exists())
     if any(found) and not all(found):
         raise FileNotFoundError(f'{path} is seen by {sum(found)} of {len(found)} processes: put '

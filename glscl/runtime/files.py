@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from safetensors.torch import load_file
 
 # What a NumPy number in a file of torch.save is rebuilt from, under its names in NumPy 1 and 2.
@@ -27,8 +28,8 @@ def atomic_write(path, durable=True):
 
     A reader never meets half a file, a machine that goes down leaves the old one or the new one,
     and of two writers either may win. The folder is made where it is missing; an error, also one
-    of the caller's, leaves `path` as it was. durable=False does not wait for the disk: for caches of
-    very many small files. Raises whatever the system says (OSError)."""
+    of the caller's, leaves `path` as it was. durable=False does not wait for the disk: for caches
+    of very many small files. Raises whatever the system says (OSError)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}.half')
@@ -57,9 +58,58 @@ def remove_halves(folder):
             half.unlink(missing_ok=True)
 
 
+def read_text(path, unit='row'):
+    """A text file in UTF-8 (with or without a byte-order mark), line ends as newlines.
+
+    Raises ValueError with file and row (or what else `unit` calls a line) for any other text."""
+    raw = Path(path).read_bytes()
+    try:
+        return raw.decode('utf-8-sig').replace('\r\n', '\n')
+    except UnicodeDecodeError as error:
+        line = raw[:error.start].count(b'\n') + 1
+        raise ValueError(f'{path}, {unit} {line}: not UTF-8 text (byte {raw[error.start]:#04x}); '
+                         f'save the file as UTF-8, or download it again') from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML of plain values alone: no key twice, and `1:30` is text, not the number 90."""
+
+    def resolve(self, kind, value, implicit):
+        if kind is yaml.ScalarNode and ':' in value:
+            return self.DEFAULT_SCALAR_TAG
+        return super().resolve(kind, value, implicit)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f'the key {name!r} is there twice',
+                                           problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path):
-    import yaml
-    return yaml.safe_load(Path(path).read_text(encoding='utf-8')) or {}
+    """The settings in a YAML file as a dict, empty where the file says nothing.
+
+    Raises ValueError with file and line for what is not one mapping of plain values in UTF-8:
+    broken YAML, tabs, a key twice, a tag that asks for an object of Python, several documents."""
+    text = read_text(path, 'line')
+    line = 1
+    try:
+        settings = yaml.load(text, _PlainLoader)
+        if settings is None or isinstance(settings, dict):
+            return settings or {}
+        problem = f'found {settings!r:.60}'
+    except yaml.MarkedYAMLError as error:
+        line, problem = error.problem_mark.line + 1, error.problem
+    except yaml.reader.ReaderError as error:  # a character that no text has
+        line, problem = text.count('\n', 0, error.position) + 1, error.reason
+    except (TypeError, ValueError, RecursionError) as error:  # such as a date of no calendar
+        problem = error
+    raise ValueError(f'{path}, line {line}: expected one mapping, a `name: value` on each line, '
+                     f'indented by spaces; {problem}')
 
 
 def one_line(error):

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ..data.readers.own import own
-from ..data.video import VideoError, pixels, read_frames
+from ..data.sampling import VideoError, pixels
+from ..data.video import read_frames
+from ..datasets.readers.own import own
 from ..interaction import gram
 from ..model import Videos
 from ..runtime.devices import autocast
@@ -55,7 +56,7 @@ class Unreadable:
 def find_clips(sources):
     """The clips of folders and tables: {ClipKey: video_id}, sorted by path and start.
 
-    sources: a list of folders, and of tables as `data.readers.own` takes them (their split
+    sources: a list of folders, and of tables as `datasets.readers.own` takes them (their split
     "test"). No file comes twice: where links lead to it as well, its own path is taken."""
     rows = [dict(row, path=os.path.abspath(row['path']))
             for source in sources for row in own(source, 'test', 'test')]
@@ -155,15 +156,13 @@ def _encode(model, clips):
 def index_videos(sources, out, model=None, device='auto', batch=16, workers=None, log=print):
     """Make the gallery `out` hold exactly these videos; only new and changed ones are encoded.
 
-    sources: a folder, a table of paths (`data.readers.own`; its split "test"), or a list of such.
-    model: a GLSCL, a checkpoint, a run's folder, or None for the one that made the gallery (at
-    first the shipped one). batch: videos encoded at once; workers: processes that decode. Size and
-    time tell whether a file has changed. A video that cannot be read is listed, and tried again
-    once it has changed. A run that was broken off goes on.
-
-    Returns {videos, added, changed, removed: numbers; unreadable: {path: why}}. Raises ValueError
-    if another model made the gallery or another process is at it, OSError if it cannot be written.
-    """
+    sources: a folder, a table of paths (`datasets.readers.own`; its split "test"), or a list of
+    such. model: a GLSCL, a checkpoint, a run's folder, or None for the one that made the
+    gallery (at first the shipped one). batch: videos encoded at once; workers: processes that
+    decode. Size and time tell whether a file has changed. A video that cannot be read is
+    listed, and tried again once it has changed. A run that was broken off goes on. Returns
+    {videos, added, changed, removed: numbers; unreadable: {path: why}}. Raises ValueError if
+    another model made the gallery or another process is at it, OSError if it cannot be written."""
     out, log = Path(out), log or (lambda line: None)
     workers = workers or min(8, os.cpu_count() or 1)
     wanted = find_clips([sources] if isinstance(sources, (str, os.PathLike)) else sources)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.video import VideoError, read_frames
+from ..data.sampling import VideoError
+from ..data.video import read_frames
 
 THUMBNAIL = 240  # pixels of the longer side
 STYLE = ('body{font:15px sans-serif;margin:2em;max-width:60em}li{margin:0 0 1.5em}'

@@ -20,8 +20,8 @@ def small(monkeypatch):
     monkeypatch.setattr(bench_heads, 'SIZES', dict(F=3, L=4, D=32, Q=8))
     monkeypatch.setattr(bench_heads, 'TEXTS', 2)
     monkeypatch.setattr(bench_heads, 'BLOCK', 5)
-    whole = bench_heads.built
-    monkeypatch.setattr(bench_heads, 'built', lambda method, device: whole(method, device, 32, 4))
+    whole = bench_heads.build
+    monkeypatch.setattr(bench_heads, 'build', lambda method, device: whole(method, device, 32, 4))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -29,7 +29,7 @@ def small(monkeypatch):
 
 
 def test_every_head_is_measured_and_keeps_the_bytes_that_are_counted(small, tmp_path):
-    result = bench_heads.run(out=tmp_path / 'costs.json', **SMALL)
+    result = bench_heads.heads(out=tmp_path / 'costs.json', **SMALL)
     assert [(r['method'], r['videos']) for r in result['rows']] == [(m, V) for m in HEADS for V in SMALL['videos']]
     for row in result['rows']:
         assert row['bytes_per_video'] == row['bytes_counted'] and row['bytes_gallery'] == row['videos'] * row['bytes_counted']
@@ -42,35 +42,35 @@ def test_every_head_is_measured_and_keeps_the_bytes_that_are_counted(small, tmp_
 
 def test_what_is_stored_is_not_measured_again(small, tmp_path, monkeypatch, capsys):
     out = tmp_path / 'costs.json'
-    first = bench_heads.run(['CLIP4Clip meanP'], out=out, **SMALL)
-    measured, measure = [], bench_heads.measure
-    monkeypatch.setattr(bench_heads, 'measure', lambda *row: measured.append(row[:2]) or measure(*row))
-    again = bench_heads.run(['CLIP4Clip meanP', 'LAFF'], out=out, **SMALL)
+    first = bench_heads.heads(['CLIP4Clip meanP'], out=out, **SMALL)
+    measured, measure = [], bench_heads.measure_row
+    monkeypatch.setattr(bench_heads, 'measure_row', lambda *row: measured.append(row[:2]) or measure(*row))
+    again = bench_heads.heads(['CLIP4Clip meanP', 'LAFF'], out=out, **SMALL)
     assert measured == [('LAFF', 6), ('LAFF', 20)] and again['rows'][:2] == first['rows']
     assert '2 galleries to measure, 2 stored' in capsys.readouterr().out
-    assert bench_heads.run(['LAFF'], out=out, **SMALL) == again  # nothing left to do
+    assert bench_heads.heads(['LAFF'], out=out, **SMALL) == again  # nothing left to do
 
 
-def test_the_command_is_noted_as_it_was_given(small, tmp_path, capsys):
-    given = ['--out', str(tmp_path / 'a b.json'), '--heads', 'CLIP4Clip meanP', '--videos', '6', '12', '24', '--seconds', '60']
-    bench_heads.main(given)
-    stored = json.loads((tmp_path / 'a b.json').read_text())
-    assert stored['commands'] == [
-        f"python -m glscl.bench.heads --out '{given[1]}' --heads 'CLIP4Clip meanP' --videos 6 12 24 --seconds 60"]
+def test_the_command_is_noted_with_its_settings(small, tmp_path, capsys):
+    out = tmp_path / 'a b.json'
+    bench_heads.heads(['CLIP4Clip meanP'], (6, 12, 24), out, seconds=60, repeats=3)
+    stored = json.loads(out.read_text())
+    assert stored['commands'] == [f"glscl bench heads --heads 'CLIP4Clip meanP' --videos 6 12 24 --out '{out}' "
+                                  f"--seconds 60 --repeats 3 --threads 1"]
     assert stored['growth'][0]['points'] == 3 and 'seconds grow as V to the' in capsys.readouterr().out
 
 
 def test_a_gallery_that_does_not_fit_is_listed_and_tried_again_with_more_memory(small, tmp_path, capsys):
     out = tmp_path / 'costs.json'
-    [row] = bench_heads.run(['GLSCL'], [50], out, memory_gb=1e-6, seconds=1, repeats=3)['rows']
+    [row] = bench_heads.heads(['GLSCL'], [50], out, memory_gb=1e-6, seconds=1, repeats=3)['rows']
     assert not row['fits'] and 'query' not in row and row['bytes_gallery'] == 50 * HEADS['GLSCL'].cost(F=3, L=4, D=32).video_bytes
     assert 'GLSCL, cpu, 50 videos' in (line := capsys.readouterr().out) and 'does not fit, needs 0.0 GB' in line
-    [row] = bench_heads.run(['GLSCL'], [50], out, memory_gb=1, seconds=60, repeats=3)['rows']
+    [row] = bench_heads.heads(['GLSCL'], [50], out, memory_gb=1, seconds=60, repeats=3)['rows']
     assert row['fits'] and not row['query']['extrapolated']
 
 
 def test_beyond_its_time_a_gallery_is_measured_in_part_and_says_so(small, capsys):
-    row = bench_heads.run(['X-CLIP'], [10 ** 6], seconds=0.01, repeats=3)['rows'][0]
+    row = bench_heads.heads(['X-CLIP'], [10 ** 6], None, seconds=0.01, repeats=3)['rows'][0]
     assert row['query']['extrapolated'] and row['query']['videos_measured'] < 10 ** 6
     assert f'(extrapolated from {row["query"]["videos_measured"]:,} videos)' in capsys.readouterr().out
 
@@ -102,4 +102,4 @@ def test_growth_is_the_slope_on_logarithmic_axes():
 
 def test_an_unknown_head_is_refused_by_name():
     with pytest.raises(ValueError, match=r"unknown heads \['Xpool'\]: choose from CLIP4Clip meanP"):
-        bench_heads.run(['Xpool'])
+        bench_heads.heads(['Xpool'])

@@ -7,8 +7,9 @@ import open_clip
 import pytest
 import torch
 
-from glscl.data import shapes
-from glscl.encoders import Clip, TemporalLSTM, TemporalTransformer, load_clip, small_clip
+from glscl.datasets import shapes
+from glscl.clip_models import load_clip, small_clip
+from glscl.encoders import Clip, TemporalLSTM, TemporalTransformer
 from glscl.data.tokens import tokenize, tokenizer
 
 CAPTIONS = ['a red star moves left', 'two tiny golden hoops fall in the dark, then one box stays still', 'a cross']

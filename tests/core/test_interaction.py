@@ -8,6 +8,7 @@ from reference import mean_similarity as loop_mean
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from glscl.plots import query_weights
 from glscl.interaction import LocalInteraction, frame_weights, global_similarity, gram, local_similarity, mean_similarity
 
 
@@ -169,7 +170,7 @@ def test_layers_start_as_copies_and_queries_in_the_unit_interval():
 
 def test_attention_is_a_distribution_over_valid_tokens():
     lim, tokens, mask = local(), torch.randn(2, 5, 16), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    a = lim.attention(tokens, mask)
+    a = query_weights(lim, tokens, mask)
     assert a.shape == (2, 3, 5) and (a[0, :, 3:] == 0).all() and (a >= 0).all()
     torch.testing.assert_close(a.sum(-1), torch.ones(2, 3))
 

@@ -21,7 +21,8 @@ from glscl import GLSCL, evaluate, load_model, save_model, training
 from glscl import clip_weights as weights
 from glscl.config import Config
 from glscl.data.tokens import tokenize
-from glscl.encoders import Clip, TemporalTransformer, build_clip, image_size, load_clip
+from glscl.clip_models import build_clip, image_size, load_clip
+from glscl.encoders import Clip, TemporalTransformer
 
 TINY = dict(embed_dim=64, vision_cfg=dict(image_size=32, layers=2, width=64, patch_size=16, head_width=32),
             text_cfg=dict(context_length=77, vocab_size=49408, width=64, heads=2, layers=2))

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from glscl.data import video
+from glscl.datasets import shapes
 from glscl.data.frames import load_frames
-from glscl.data.shapes import random_video, render
+from glscl.datasets.shapes import random_video, render
 from glscl.data.video import (
     VideoError,
     frame_indices,
@@ -32,7 +33,7 @@ def film(tmp_path_factory):
     """A rendered film of 3 frames a second and its file."""
     path = tmp_path_factory.mktemp('film') / 'film.mp4'
     pixels = render(random_video(random.Random(3)))
-    video.write_video(path, pixels, 3)
+    shapes.write_video(path, pixels, 3)
     return path, pixels
 
 
@@ -506,7 +507,7 @@ def test_a_file_without_a_rate_is_named_with_a_remedy(film):
 
 def test_a_video_shorter_than_the_frames_asked_is_padded_and_masked(film, tmp_path):
     short = tmp_path / 'short.mp4'
-    video.write_video(short, film[1][:5], 3)  # 5 frames, 3 a second: indices 0 and 3
+    shapes.write_video(short, film[1][:5], 3)  # 5 frames, 3 a second: indices 0 and 3
     paths = [str(short), str(film[0])]
     frames, mask, bad = load_frames(paths, max_frames=8, size=16, cache=tmp_path / 'cache')
     assert mask[0].tolist() == [True] * 2 + [False] * 6 and bad == {}

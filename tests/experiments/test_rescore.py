@@ -1,14 +1,18 @@
 """A saved similarity matrix is scored again without the model."""
-import re
-import sys
-
 import numpy as np
 import pytest
 import torch
 
-from glscl.__main__ import main as glscl
-from glscl.metrics import dual_softmax, qb_norm, retrieval_metrics
-from glscl.experiments.rescore import load_bank, load_similarity, main, rescore, save_bank, save_similarity
+from glscl.experiments.rescore import (
+    load_bank,
+    load_similarity,
+    rescore,
+    rescore_file,
+    save_bank,
+    save_similarity,
+)
+from glscl.metrics import retrieval_metrics
+from glscl.rescoring import dual_softmax, qb_norm
 
 OWNERS = [0, 0, 1, 2, 2, 3]
 
@@ -43,16 +47,15 @@ def test_each_way_of_scoring_is_apart(saved):
     assert tied['plain']['t2v']['queries'] == tied['dual softmax']['v2t']['queries'] == 16
 
 
-def test_the_command_prints_a_row_a_way_and_direction(saved, capsys, monkeypatch):
+def test_the_command_prints_a_row_a_way_and_direction(saved, capsys):
     S, banks, path, bank_path = saved
-    monkeypatch.setattr(sys, 'argv', ['glscl', 'rescore', str(path), '--bank', str(bank_path), '--dual-softmax'])
-    assert glscl() == 0
+    rescore_file(path, bank_path, dual_softmax=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == '6 texts, 4 videos, ties: mean'
-    assert [' '.join(line[:18].split()) for line in lines[2:]] == [
+    assert [' '.join(line.split()[:-8]) for line in lines[2:]] == [
         f'{way} {side}' for way in ('plain', 'QB-Norm', 'dual softmax') for side in ('t2v', 'v2t')]
     assert lines[2].split()[2] == f'{retrieval_metrics(S, OWNERS)["t2v"]["R@1"]:.1f}'
-    main([str(path), '--ties', 'released'])
+    rescore_file(path, ties='released')
     assert 'ties: released' in capsys.readouterr().out
 
 
@@ -71,11 +74,9 @@ def bad(tmp_path, name, **arrays):
     (lambda p: bad(p, 'g.npz', S=np.ones(4)), r'g.npz: a similarity matrix.*\[4\]'),
     (lambda p: bad(p, 'h.npz', S=np.full((2, 2), np.nan)), '4 of 4 scores are NaN'),
 ])
-def test_what_is_no_similarity_matrix_is_refused_by_name(tmp_path, make, match, capsys):
-    with pytest.raises(SystemExit) as exit:
-        main([str(make(tmp_path))])
-    assert exit.value.code == 1
-    assert re.search(match, capsys.readouterr().err)
+def test_what_is_no_similarity_matrix_is_refused_by_name(tmp_path, make, match):
+    with pytest.raises((ValueError, FileNotFoundError), match=match):
+        rescore_file(make(tmp_path))
 
 
 def test_a_damaged_file_and_an_array_alone_are_refused(tmp_path):

@@ -11,7 +11,7 @@ RIVALS = [name for name in HEADS if name != 'GLSCL']
 @pytest.mark.parametrize('name', RIVALS)
 def test_every_head_trains_evaluates_and_reads_back(name, config, splits, tmp_path):
     settings = config.replace(head=name, freeze_clip=True, lr=1e-3)
-    trainer = Trainer(settings, splits['train'], splits['val'], tmp_path, 0, 'cpu', steps=2)
+    trainer = Trainer(build(settings), splits['train'], splits['val'], tmp_path, steps=2)
     start = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     model = trainer.run(log=None)
     moved = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, start[n])}
@@ -28,7 +28,9 @@ def test_every_head_trains_evaluates_and_reads_back(name, config, splits, tmp_pa
 def test_chunks_give_the_gradients_of_the_whole_batch(name, config, splits):
     gradients = []
     for chunk in (0, 4):
-        t = Trainer(config.replace(head=name, freeze_clip=True, chunk=chunk), splits['train'], splits['val'], None, 0, 'cpu', steps=1)
+        torch.manual_seed(0)
+        model = build(config.replace(head=name, freeze_clip=True, chunk=chunk))
+        t = Trainer(model, splits['train'], splits['val'], steps=1)
         t.model.eval()  # no dropout
         for module in t.model.modules():
             module.training = False

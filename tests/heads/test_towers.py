@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from glscl.encoders import Clip, small_clip
+from glscl.clip_models import small_clip
+from glscl.encoders import Clip
 from glscl.heads import HEADS, TOWERS, tower
 from glscl.heads.centerclip import Segments, medoids
 from glscl.heads.clipvip import Proxies

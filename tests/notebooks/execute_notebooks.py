@@ -2,6 +2,7 @@
 
     python tests/notebooks/execute_notebooks.py [01_data ...]
 
+Names first what it will overwrite, and then of each notebook which cells show something else than before.
 A notebook that fails is left as it was. Use after a change to a notebook or to what it shows; `make test` then
 proves that a second execution prints the same."""
 import base64
@@ -48,16 +49,33 @@ def fewer_colours(picture):
     return base64.b64encode(small.getvalue()).decode() + '\n'
 
 
-def main(names):
-    for path in sorted(NOTEBOOKS.glob('*.ipynb')):
-        if names and path.stem not in names:
-            continue
+def changed(before, after):
+    """The ids of the cells of `after` whose outputs are others than in `before`."""
+    shown = {cell.id: cell.get('outputs', []) for cell in before.cells}
+    return [cell.id for cell in after.cells if without_counts(cell.get('outputs', [])) != without_counts(shown.get(cell.id, []))]
+
+
+def without_counts(outputs):
+    return [{**output, 'execution_count': None} for output in outputs]
+
+
+def main(names, notebooks=NOTEBOOKS):
+    """Execute and overwrite the notebooks of these names, or all of a folder."""
+    paths = sorted(path for path in Path(notebooks).glob('*.ipynb') if not names or path.stem in names)
+    if strange := set(names) - {path.stem for path in paths}:
+        raise SystemExit(f'no such notebook: {", ".join(sorted(strange))}')
+    print('will overwrite', *(path.name for path in paths), flush=True)
+    for path in paths:
+        before = nbformat.read(path, 4)
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / path.name
-            papermill.execute_notebook(path, out, cwd=NOTEBOOKS, kernel_name='python3', progress_bar=False, log_output=False,
+            papermill.execute_notebook(path, out, cwd=notebooks, kernel_name='python3', progress_bar=False, log_output=False,
                                        extra_arguments=['--log-level=50'])
-            nbformat.write(normalise(nbformat.read(out, 4)), path)
-        print(f'{path.name}: {path.stat().st_size / 1e3:.0f} kB', flush=True)
+            after = normalise(nbformat.read(out, 4))
+        nbformat.write(after, path)
+        other = changed(before, after)
+        print(f'{path.name}: {path.stat().st_size / 1e3:.0f} kB;', f'other outputs in {", ".join(other)}' if other else 'same outputs',
+              flush=True)
 
 
 if __name__ == '__main__':

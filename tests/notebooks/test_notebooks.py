@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ try:
     import tomllib
 except ImportError:  # Python 3.10
     import tomli as tomllib
+
+from glscl.notebook import bind, walkthrough
 
 ROOT = Path(__file__).parents[2]
 NAMES = ('01_data', '02_model', '03_losses', '04_training', '05_evaluation', '06_efficiency')
@@ -171,6 +174,63 @@ def test_links_between_notebooks_and_files_lead_somewhere(notebook):
         if cell.cell_type == 'markdown':
             for target in re.findall(r'\]\((?!https?:|#|attachment:)([^)#\s]+)', cell.source):
                 assert (ROOT / 'notebooks' / target).exists(), f'{cell.id}: {target}'
+
+
+# ---- the six as one page
+
+@pytest.fixture(scope='module')
+def bound(tmp_path_factory):
+    """The folder of a run with the stored notebooks in it, bound."""
+    folder = tmp_path_factory.mktemp('bound')
+    for name in NAMES:
+        shutil.copy(ROOT / 'notebooks' / f'{name}.ipynb', folder)
+    (folder / 'model').mkdir()
+    summary = {'R@1': 36.62, 'R@5': 80, 'R@10': 92.0, 'R@50': 99.8, 'MdR': 2.0, 'MnR': 4.0, 'R@1 interval': [32, 41]}
+    result = dict(hardware='a machine', seed=3, metrics=dict(t2v=summary, v2t={**summary, 'R@1': 40.0}))
+    (folder / 'model' / 'result.json').write_text(json.dumps(result))
+    bind(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def page(bound):
+    return (bound / 'index.html').read_text(encoding='utf-8')
+
+
+def test_the_page_needs_no_network_and_no_other_file(page):
+    assert not re.search(r'<script|<link|<iframe|@import|url\(', page)
+    assert set(re.findall(r'src="([^,]*)', page)) == {'data:image/png;base64'}
+    links, ids = set(re.findall(r'href="([^"]*)"', page)), set(re.findall(r'id="([^"]*)"', page))
+    assert {f'#{name}' for name in NAMES} <= links  # the notebooks name each other
+    assert all(link[1:] in ids if link[0] == '#' else link.startswith('https://') for link in links)
+
+
+def test_no_formula_is_left_as_it_was_written(page):
+    prose = re.sub(r'<(pre|code|style)\b.*?</\1>', '', page, flags=re.S)
+    assert '$' not in prose and not re.search(r'\\[a-zA-Z]', prose)
+    assert prose.count('<math') > 100 and 'ns0:math' not in prose
+
+
+def test_answers_stay_folded(page):
+    stored = sum(cell.source.count('<details>') for name in NAMES for cell in read(name).cells)
+    answers = re.findall(r'<details>(.*?)</details>', page, flags=re.S)
+    assert len(answers) == stored and '<details open' not in page
+    assert all(re.search(r'</summary>\s*<\w', answer) for answer in answers)  # and the answer lies inside
+    assert not re.search(r'<li>(?:(?!</li>).)*<details>', page, flags=re.S)  # which it does not in a list
+
+
+def test_the_results_lead_the_page(bound, page):
+    assert (bound / 'results.csv').read_text() == (
+        'direction,R@1,R@5,R@10,R@50,MdR,MnR\nt2v,36.6,80.0,92.0,99.8,2.0,4.0\nv2t,40.0,80.0,92.0,99.8,2.0,4.0\n')
+    head = page[:page.index('<section')]
+    assert '<td>36.6</td>' in head and 'a machine, seed 3' in head and 'interval' not in head
+
+
+def test_a_walkthrough_refuses_what_it_cannot_run(tmp_path):
+    with pytest.raises(SystemExit, match='no notebooks in .*name their folder with --notebooks'):
+        walkthrough('mine', notebooks=tmp_path, out=tmp_path)
+    with pytest.raises(SystemExit, match='01_data.ipynb has no parameter sed; it has profile, seed'):
+        walkthrough('mine', out=tmp_path, parameters=dict(sed=1))
 
 
 # ---- nbval notices

@@ -19,7 +19,7 @@ from glscl import GLSCL, Trainer
 from glscl.runtime import distributed
 from glscl.data import frames as store
 from glscl.data.pairs import load_pairs
-from glscl.data.splits import load_shapes, shapes_table
+from glscl.datasets.splits import load_shapes, shapes_table
 from glscl.evaluation import evaluate
 from glscl.runtime.devices import seed_everything
 

@@ -289,7 +289,7 @@ def test_a_full_disk_leaves_what_was_there(gallery, films, monkeypatch):
 
 
 def test_bench_finds_what_it_generated(tmp_path, model):
-    made = bench_search.Made(model)
+    made = bench_search.Generated(model)
     bench_search.generate(tmp_path, model, 50)
     found = glscl.Gallery(tmp_path, model).search(made.texts(50, 50), 1)
     assert sum(f'/generated/{v}.mp4' == row[0].path for v, row in enumerate(found)) > 40

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from glscl.config import data_path
-from glscl.data import shapes
+from glscl.datasets import shapes
 from glscl.data.tokens import tokenizer
 from glscl.data.video import read_frames
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..clip_models import image_size
 from ..config import cache_dir
-from ..encoders import image_size
+from ..data.pairs import load_pairs
 from . import readers, shapes
-from .pairs import load_pairs
 
 
 def load_split(config, split='test', data_dir=None, captions='one', videos=None, log=None):
@@ -58,6 +58,6 @@ def shapes_scenes(folder, split='test'):
     """What each video of a split shows: a list of {video_id, scenes, captions with their facts}."""
     path = Path(folder) / f'{split}.jsonl'
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such split; `glscl.data.shapes.build` renders train, '
-                                f'val and test')
+        raise FileNotFoundError(f'{path}: no such split; `glscl.datasets.shapes.build` renders '
+                                f'train, val and test')
     return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]

@@ -1,0 +1,197 @@
+"""A CLIP by its name (the shipped small one, or open_clip's with weights of a tag or a file), and
+what every model on top of one needs, whatever it does with its features."""
+import json
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from .clip_weights import architecture, fill, load_weights
+from .config import data_path
+from .data.sampling import pixels
+from .data.tokens import tokenizer
+from .encoders import Clip
+from .runtime.devices import precision
+
+# The shipped CLIP. Plain GELU: on a CPU it is a third faster to train than QuickGELU.
+SMALL = dict(embed_dim=128,
+             vision_cfg=dict(image_size=32, patch_size=8, width=128, head_width=64, layers=4),
+             text_cfg=dict(context_length=48, width=128, heads=4, layers=4))
+
+
+class ClipModel(nn.Module):
+    """CLIP and what every model on top of it needs: GLSCL here, and the rivals' heads
+    (`glscl.heads`). Whoever inherits gives `encode_words`, `encode_features`, `similarity` and
+    `losses`.
+
+    config: a Config; clip: an encoders.Clip, else the one that the config names. With
+    `freeze_clip` CLIP's towers take no gradient and stay in eval mode; `logit_scale` still learns,
+    for it belongs to the contrastive loss and not to the features."""
+
+    def __init__(self, config, clip=None):
+        super().__init__()
+        self.config = config
+        self.clip = load_clip(config.clip, config.clip_pretrained) if clip is None else clip
+
+    def freeze(self):
+        """Stop the gradients that the config says; called once all modules are there."""
+        c = self.config
+        if c.released:  # there the patch embedding is frozen, alone
+            self.clip.visual.conv1.requires_grad_(False)
+        if c.freeze_clip:
+            self.clip.requires_grad_(False)
+            self.clip.logit_scale.requires_grad_(True)
+        if c.grad_checkpointing:
+            self.clip.clip.set_grad_checkpointing(True)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.config.freeze_clip:
+            self.clip.eval()
+        return self
+
+    @property
+    def device(self):
+        """Where its weights are."""
+        return self.logit_scale.device
+
+    @property
+    def takes_features(self):
+        """Whether CLIP's features may be computed once and kept (`data.feature_cache`): CLIP is
+        frozen, and all that learns comes after it."""
+        return self.config.freeze_clip
+
+    @property
+    def logit_scale(self):
+        """log s, CLIP's own: a scalar parameter."""
+        return self.clip.logit_scale
+
+    @property
+    def scale(self):
+        """s = exp(logit_scale)"""
+        return self.logit_scale.exp()
+
+    def encode(self, batch):
+        """A Batch on the model's device -> (Texts, Videos); None for a side that it lacks."""
+        texts = videos = None
+        if batch.text_mask is not None:
+            texts = self._encode_captions(batch)
+        if batch.frame_mask is not None:
+            videos = self._encode_clips(batch)
+        return texts, videos
+
+    def _encode_captions(self, batch):
+        mask = batch.text_mask
+        if batch.words is None:
+            return self.encode_texts(batch.token_ids, mask)
+        words = batch.words.to(precision(self.device) or batch.words.dtype)
+        sentence = words[torch.arange(len(words), device=words.device), mask.sum(1) - 1]
+        return self.encode_words(sentence, words, mask)
+
+    def _encode_clips(self, batch):
+        mask = batch.frame_mask
+        if batch.features is None:
+            return self.encode_videos(*pixels(batch.frames, mask, self.device))
+        x = batch.features
+        if not self.config.mask_padding:  # as released: padding is a black frame, with features
+            size = self.clip.image_size
+            black = self.clip.encode_frames(x.new_zeros(1, 3, size, size)).detach()
+            x = torch.where(mask[..., None], x, black.to(x.dtype))
+        return self.encode_features(x.to(precision(self.device) or x.dtype), mask)
+
+    def encode_texts(self, token_ids, token_mask):
+        """token_ids int64 [T, L], token_mask [T, L] -> Texts"""
+        sentence, words = self.clip.encode_words(token_ids, token_mask)
+        return self.encode_words(sentence, words, token_mask)
+
+    def encode_videos(self, frames, frame_mask):
+        """frames [V, F, 3, H, W] normalised, frame_mask [V, F] -> Videos"""
+        mask = frame_mask.bool().clone()
+        mask[:, 0] = True         # an empty video needs some features; they are masked later on
+        if not self.config.mask_padding:
+            mask[:] = True        # as released: padding goes through the tower, and is attended to
+        of_valid = self.clip.encode_frames(frames[mask])                    # [valid frames, D]
+        x = of_valid.new_zeros(*mask.shape, of_valid.shape[-1])             # [V, F, D]
+        x[mask] = of_valid
+        return self.encode_features(x, frame_mask)
+
+    def parameter_groups(self):
+        """Groups for torch's optimizers: two learning rates, weight decay on matrices only.
+
+        With `bert_adam` decay reaches all but biases, as released: its list of exceptions names no
+        LayerNorm in use."""
+        c, groups = self.config, {}
+        for name, p in self.named_parameters():
+            if not p.requires_grad:
+                continue
+            decays = p.ndim > 1
+            if c.optimizer == 'bert_adam':
+                decays = 'bias' not in name
+            groups.setdefault((name.startswith('clip.'), decays), []).append(p)
+        return [dict(params=parameters, lr=c.clip_lr if of_clip else c.lr,
+                     weight_decay=c.weight_decay if decays else 0.0)
+                for (of_clip, decays), parameters in groups.items()]
+
+
+def load_clip(name='small', pretrained=None):
+    """A Clip by name, in float32.
+
+    name: "small", the shipped one, trained on frames of `shapes`; or any open_clip architecture of
+    OpenAI's kind (ViT-B-32, ViT-B-16). pretrained: open_clip's tag ("openai"), a local weights
+    file (.safetensors, OpenAI's .pt, a state_dict by torch.save), or None: random weights, and
+    for "small" the shipped ones. `clip_weights.load_weights` says which get QuickGELU.
+    Raises ValueError for a file that does not fit, FileNotFoundError for weights that cannot be
+    had, with what to do."""
+    if name == 'small':
+        return _load_small(Path(pretrained) if pretrained else data_path('clip_small.safetensors'))
+    if pretrained is None:
+        return build_clip(name, bool(architecture(name).get('quick_gelu')))
+    state, quick_gelu = load_weights(name, pretrained)
+    clip = build_clip(name, quick_gelu)
+    fill(clip.clip, state, pretrained, name)
+    return clip
+
+
+def build_clip(name, quick_gelu):
+    """An untrained Clip of one of open_clip's architectures, with QuickGELU or plain GELU."""
+    return Clip(open_clip.CLIP(**{**architecture(name), 'quick_gelu': quick_gelu}))
+
+
+def small_clip(vocabulary):
+    """An untrained small Clip with rows for the tokens of these words, and their ids [n]."""
+    tok = tokenizer()
+    ids = {tok.sot_token_id, tok.eot_token_id}
+    for word in vocabulary:
+        ids.update(tok.encode(word))
+    ids = torch.tensor(sorted(ids - {0}))
+    return small_clip_of(ids), ids
+
+
+def small_clip_of(token_ids):
+    """An untrained small Clip with rows for these tokens (int64 [n], sorted)."""
+    text = {**SMALL['text_cfg'], 'vocab_size': len(token_ids) + 2}
+    return Clip(open_clip.model.CLIP(**{**SMALL, 'text_cfg': text}), token_ids)
+
+
+def _load_small(path):
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file. With clip="small", clip_pretrained is null '
+                                f'for the shipped weights, or a file written by `glscl pretrain`')
+    try:
+        with safe_open(path, 'pt') as file:
+            token_ids = torch.tensor(json.loads(file.metadata()['token_ids']))
+    except (SafetensorError, TypeError, KeyError):
+        raise ValueError(f'{path} is not a small CLIP of this package, or is damaged; name the '
+                         f'architecture of other weights in clip, such as ViT-B-32') from None
+    small = small_clip_of(token_ids)
+    small.clip.load_state_dict({name: x.float() for name, x in load_file(path).items()})
+    return small
+
+
+def image_size(name='small'):
+    """The side in pixels of the square that a CLIP looks at, without building it."""
+    sizes = SMALL if name == 'small' else architecture(name)
+    return sizes['vision_cfg']['image_size']

@@ -1,0 +1,87 @@
+"""The annotation files of the five benchmarks, and your own, each read into the same table."""
+import os
+import warnings
+
+import pandas as pd
+
+from . import benchmarks
+from .files import SPLITS, VIDEOS, walk
+from .own import own
+
+COLUMNS = ['video_id', 'path', 'caption', 'start', 'end']
+
+
+def load_table(dataset, split, data_dir, select_on='val', require_videos=True):
+    """One row a caption: video_id, path, caption, start, end (seconds, or None), as released.
+
+    split: "train", "val", "test", or "bank" (the first caption of each training video, for
+    QB-Norm). select_on="val": MSR-VTT 9k and ActivityNet, which have no validation list, hold 500
+    training videos out; "test": val is the test split and train the whole, as in the released code.
+    Captions without words, and of videos that are not on disk, are left out with a warning that
+    counts them; with require_videos=False the latter stay, and their path is None.
+
+    Raises ValueError naming file, row and field; FileNotFoundError for a missing annotation file,
+    or if no video is there."""
+    if dataset not in (*benchmarks.FILES, 'own'):
+        known = ', '.join(('shapes', *benchmarks.FILES, 'own'))
+        raise ValueError(f'unknown dataset {dataset!r}; there are {known}')
+    if split not in (*SPLITS, 'bank'):
+        raise ValueError(f'unknown split {split!r}; there are {", ".join(SPLITS)}, bank')
+    if split == 'val' and select_on == 'test':
+        split = 'test'
+    read = own if dataset == 'own' else getattr(benchmarks, dataset)
+    rows = pd.DataFrame(read(data_dir, 'train' if split == 'bank' else split, select_on))
+    if dataset != 'own' or os.path.isfile(os.path.expanduser(data_dir)):  # a folder has no captions
+        empty = rows[rows['caption'].map(str.strip).eq('')]
+        if len(empty):
+            first = empty['where'].iloc[0]
+            warnings.warn(f'{first.rpartition(", row")[0]}: {len(empty)} of {len(rows)} captions '
+                          f'are empty and left out, the first: {first}, field caption',
+                          stacklevel=2)
+        rows = rows.drop(index=empty.index)
+    if rows.empty:
+        raise ValueError(f'{data_dir}: no caption of the split "{split}" is left. Do the ids of '
+                         f'list and captions agree, extension and all?')
+    if split == 'bank':
+        rows = rows.drop_duplicates('video_id')
+    paths = rows['path'] if dataset == 'own' else find_videos(dataset, rows['video_id'], data_dir)
+    found = {path for path in set(paths) if path and os.path.isfile(path)}
+    rows = rows.assign(path=[path if path in found else None for path in paths])
+    if require_videos:
+        rows = _with_videos(rows, split, data_dir)
+    rows = rows.reindex(columns=COLUMNS).reset_index(drop=True).astype(object)
+    return rows.where(rows.notna(), None)
+
+
+def find_videos(dataset, video_ids, data_dir):
+    """The path of each video, or None: in any folder below data_dir, with any of VIDEOS.
+
+    ActivityNet: v_ID.mp4 (GLSCL) or ID.mp4 (CLIP4Clip). DiDeMo, for the id X.mov: X.mov
+    (CLIP4Clip), X.mov.mp4 (GLSCL), or X.mp4. Of two files for one id the first counts."""
+    files, stems = {}, {}  # paths by name, and those of videos by name without extension
+    for here, names in walk(data_dir):
+        for name in names:
+            stem, extension = os.path.splitext(name)
+            files.setdefault(name, str(here / name))
+            if extension.lower() in VIDEOS:
+                stems.setdefault(stem, str(here / name))
+    if dataset == 'didemo':
+        return [files.get(name) or stems.get(name) or stems.get(os.path.splitext(name)[0])
+                for name in video_ids]
+    if dataset == 'activitynet':
+        return [stems.get(name) or stems.get(name[2:]) for name in video_ids]
+    return [stems.get(name) for name in video_ids]
+
+
+def _with_videos(rows, split, data_dir):
+    """Rows whose video is there; the other videos are counted, and the first of them named."""
+    lost, count = rows[rows['path'].isna()]['video_id'].unique(), rows['video_id'].nunique()
+    if len(lost) == count:
+        raise FileNotFoundError(f'{data_dir}: none of the {count} videos of the split "{split}" is '
+                                f'there, such as {lost[0]!r}. Put them anywhere below data_dir, '
+                                f'named by their id; `glscl check` lists what is missing')
+    if len(lost):
+        names = ', '.join(lost[:3]) + (' …' if len(lost) > 3 else '')
+        warnings.warn(f'{data_dir}: {len(lost)} of {count} videos of the split "{split}" are '
+                      f'missing and left out ({names})', stacklevel=3)
+    return rows[rows['path'].notna()]

@@ -1,0 +1,97 @@
+"""Figures of 05 and 06 about many runs: methods, ablations, settings."""
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend_below, mark, nothing_stored, rows
+
+METHODS = ((GREY, 'o'), (ORANGE, '^'), (BLUE, 's'))  # mean pooling, global only, GLSCL
+
+
+def methods(recalls):
+    """Every seed of every method as a dot, the mean as a stroke; a panel a kind of caption.
+
+    recalls: {kind of caption: {method: R@1 of each seed, %}}, three methods in each"""
+    _, axes = plt.subplots(1, len(recalls), figsize=(9, 2.3), sharex=True, sharey=True)
+    for ax, (kind, each_seed) in zip(axes, recalls.items()):
+        for row, (values, (colour, _)) in enumerate(zip(each_seed.values(), METHODS)):
+            ax.plot(values, [row] * len(values), 'o', color=colour, alpha=0.8)
+            ax.plot(np.mean(values), row, '|', color=INK, ms=20, mew=2)
+        rows(ax, list(each_seed))
+        ax.set(title=f'captions: {kind}', xlabel='R@1, %')
+        ax.margins(x=0.15)
+
+
+def shapes_cost(recalls, cost):
+    """R@1 on `shapes` of every seed against the multiply-adds a pair.
+
+    recalls: {method: R@1 of each seed, %}; cost: {method: multiply-adds}"""
+    _, ax = plt.subplots(figsize=(4.5, 2.8))
+    for (name, each), (colour, symbol) in zip(cost.items(), METHODS):
+        values = recalls.get(name, [])
+        ax.plot([each] * len(values), values, symbol, color=colour, alpha=0.8, label=name)
+    ax.set(xscale='log', xlabel='multiply-adds a pair, counted', ylabel='R@1 on shapes, %',
+           xlim=(60, 10000))
+    ax.margins(y=0.25)
+    ax.legend(loc='upper left')
+    if not recalls:
+        nothing_stored(ax)
+
+
+def forest(found, baseline='full', within=12):
+    """Difference of R@1 to the baseline with its 95 % interval, a row a variant, by theme.
+
+    found: the table of `experiments.tables.differences`; within: what lies more points off is an
+    arrow at the edge, so that the small differences can be told apart"""
+    height = 1.2 + 0.17 * (len(found) + found['theme'].nunique())
+    figure, ax = plt.subplots(figsize=(7.5, height))
+    at_left = ax.get_yaxis_transform()
+    ax.axvline(0, color=INK, lw=1)
+    row, theme, ticks = 0, None, []
+    for _, variant in found.iterrows():
+        if variant['theme'] != theme:
+            theme = variant['theme']
+            ax.text(0.005, row, theme, transform=at_left, fontsize=8.5, weight='bold', va='center')
+            row += 1
+        _difference(ax, row, variant, within)
+        text = '{difference:+.1f} ({low:.1f} to {high:.1f})'.format(**variant)
+        ax.text(1.01, row, text, transform=at_left, fontsize=8, va='center', color=INK)
+        ticks.append(row)
+        row += 1
+    ax.set_yticks(ticks, list(found.index), fontsize=8)
+    ax.set(ylim=(row - 0.4, -0.6), xlabel=f'R@1 text to video, points above or below {baseline}')
+    ax.grid(False, axis='y')
+    legend_below(figure, [mark(GREEN, 'higher'), mark(GREY, 'not significant', hollow=True),
+                          mark(INK, 'only without it', hollow=True), mark(RED, 'lower'),
+                          mark(INK, "also after Holm's correction"),
+                          mark(INK, f'more than {within} points off', '<')])
+    if not ticks:
+        nothing_stored(ax)
+
+
+def _difference(ax, row, variant, within):
+    """One row of the forest. Coloured: significant alone; filled: after Holm's correction too."""
+    colour = {'higher': GREEN, 'lower': RED}.get(variant['reading'], GREY)
+    face = 'white' if variant['after_holm'] == 'not significant' else colour
+    low, at, high = np.clip(variant[['low', 'difference', 'high']].astype(float), -within, within)
+    symbol = 'o'
+    if at != variant['difference']:
+        symbol = '<' if at < 0 else '>'
+    ax.hlines(row, low, high, colour, lw=1.4)
+    ax.plot(at, row, symbol, color=colour, ms=5, mfc=face)
+
+
+def curves(lines):
+    """R@1 over a setting with its 95 % intervals, a panel each.
+
+    lines: {label: [(value, dict(mean, low, high))]}, as `ablations.curve` returns them"""
+    _, axes = plt.subplots(1, len(lines), figsize=(10, 2.3), sharey=True, squeeze=False)
+    for ax, (label, points) in zip(axes[0], lines.items()):
+        at = np.arange(len(points))
+        mean, low, high = ([recall[key] for _, recall in points] for key in ('mean', 'low', 'high'))
+        ends = np.abs(np.subtract([low, high], mean))
+        ax.errorbar(at, mean, ends, fmt='o-', color=BLUE, ms=4, capsize=3)
+        ax.set(xlabel=label, xticks=at, xticklabels=[f'{value:g}' for value, _ in points])
+        ax.margins(x=0.12)
+        if not points:
+            nothing_stored(ax)
+    axes[0, 0].set_ylabel('R@1 text to video, %')
