@@ -14,18 +14,18 @@ import torch
 from PIL import Image
 
 from glscl.data import video
-from glscl.datasets import shapes
 from glscl.data.frames import load_frames
-from glscl.datasets.shapes import random_video, render
-from glscl.data.video import (
+from glscl.data.sampling import (
+    CLIP_MEAN,
+    CLIP_STD,
     VideoError,
-    frame_indices,
-    frame_rate,
     normalise,
-    read_frames,
     resize,
     sample_frame_indices,
 )
+from glscl.data.video import frame_indices, frame_rate, read_frames
+from glscl.datasets import shapes
+from glscl.datasets.shapes import random_video, render
 
 
 @pytest.fixture(scope='module')
@@ -128,7 +128,7 @@ def test_transform_is_torchvisions_at_any_shape(height, width):
     from torchvision import transforms as T
     frame = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
     theirs = T.Compose([T.Resize(224, T.InterpolationMode.BICUBIC), T.CenterCrop(224), T.ToTensor(),
-                        T.Normalize(video.CLIP_MEAN, video.CLIP_STD)])
+                        T.Normalize(CLIP_MEAN, CLIP_STD)])
     ours = normalise(resize(frame, 224))
     torch.testing.assert_close(ours, theirs(Image.fromarray(frame)), atol=1e-6, rtol=0)
 
