@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.frames import load_frames
 from ..data.sampling import resize, sample_frame_indices
-from ..data.video import read_frames, upright
+from ..data.video import open_video, read_frames, upright
 from ..runtime.devices import machine
 from .timing import timed
 
@@ -43,9 +43,7 @@ def data(videos=None, seconds=(10.0, 20.0, 40.0), copies=1, frames=12, size=224,
 
 def filmed(path, seconds=20):
     """(frames of a video, forth and back without end; frames a second)"""
-    import av
-    with av.open(str(path)) as container:
-        stream = container.streams.best('video')
+    with open_video(path) as (container, stream):
         rate = float(stream.average_rate)
         first = itertools.islice(container.decode(stream), int(rate * seconds))
         frames = [frame.to_ndarray(format='rgb24') for frame in first]
@@ -77,9 +75,7 @@ def encode(path, frames, rate, seconds, codec, fps, side, options):
 
 def plain(path, max_frames, size):
     """Decode every frame of a file, then take and resize the sampled ones."""
-    import av
-    with av.open(str(path)) as container:
-        stream = container.streams.best('video')
+    with open_video(path) as (container, stream):
         fps = float(stream.average_rate)
         frames = [upright(frame) for frame in container.decode(stream)]
     indices = sample_frame_indices(len(frames), fps, max_frames)

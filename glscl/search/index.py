@@ -16,13 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
 from ..data.sampling import VideoError, pixels
-from ..data.video import read_frames
+from ..data.video import frame_rate, read_frames
 from ..datasets.readers.own import own
 from ..interaction import gram
 from ..model import Videos
@@ -74,14 +73,12 @@ def _key(row):
     return ClipKey(row['path'], row['start'], row['end'])
 
 
-def _decode(clip, max_frames, framerate, size, sampling):
+def _decode(clip, max_frames, framerate, size, sampling, reader):
     """(frames uint8 [F, size, size, 3], indices, frames a second) of a clip, or Unreadable."""
     try:
         frames, indices = read_frames(clip.path, max_frames, framerate, size, clip.start, clip.end,
-                                      sampling)
-        with av.open(clip.path) as container:
-            stream = container.streams.best('video')
-            return frames, indices, float(stream.average_rate or stream.guessed_rate or 1)
+                                      sampling, reader)
+        return frames, indices, frame_rate(clip.path)
     except VideoError as error:
         return Unreadable(str(error), final=True)
     except Exception as error:  # a disk that fails, a permission that lacks: perhaps not next time
@@ -248,7 +245,7 @@ def _stored_clips(writer, name, log):
 def _add(writer, model, todo, batch, workers, log):
     """Decode and encode `todo`, {ClipKey: (video_id, stat)}; returns how many could be."""
     c, unreadable = model.config, writer.manifest['unreadable']
-    settings = (c.max_frames, c.framerate, model.clip.image_size, c.sampling)
+    settings = (c.max_frames, c.framerate, model.clip.image_size, c.sampling, c.reader)
     began = logged = time.monotonic()
     lines, frames, added = [], [], 0
     results = _decode_all(todo, settings, workers, batch + workers)

@@ -45,7 +45,7 @@ def thumbnails(result, config, best=3):
     config: of the gallery's model, which says how frames are sampled. Raises VideoError where the
     video cannot be read or has other frames than when it was indexed, or OSError."""
     frames, indices = read_frames(result.path, config.max_frames, config.framerate, None,
-                                  result.start, result.end, config.sampling)
+                                  result.start, result.end, config.sampling, config.reader)
     by_index = {int(index): frame for index, frame in zip(indices, frames, strict=True)}
     pictures = []
     for frame in result.frames[:best]:

@@ -36,6 +36,8 @@ def fingerprint(model):
     """A hash of the weights that features depend on, and of the settings that no weight tells."""
     clip = model.clip
     settings = [getattr(model.config, name) for name in SETTINGS]
+    if model.config.reader == 'decord':  # it gives other frames of some files
+        settings.append('decord')
     mark = hashlib.sha256(json.dumps([clip.quick_gelu, clip.image_size, *settings]).encode())
     tensors = {name: value for name, value in model.state_dict().items()
                if not name.endswith('logit_scale')}
