@@ -3,8 +3,13 @@
 Every name below is loaded when it is first used: `import glscl` is quick, and so is the command
 line, and the paper's method never loads what stands on top of it."""
 import importlib
+import warnings
 
 __version__ = '0.1.0'
+
+# open_clip's progress bar asks for widgets, in a notebook that may have none. Here, since whatever
+# of the package is imported first may load it.
+warnings.filterwarnings('ignore', message='IProgress not found')
 
 PUBLIC = {'GLSCL': 'model', 'Texts': 'model', 'Videos': 'model',
           'Config': 'config', 'load_config': 'config', 'Trainer': 'training',

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from . import heads
 from .checkpoints import load_model
 from .config import Config, cache_dir, load_config
 from .datasets.splits import load_split
@@ -44,12 +45,13 @@ class Lesson:
         return load_split(self.config, split, self.data_dir, captions, self.videos)
 
     def model(self):
-        """The GLSCL that 04_training left in run_dir; without one, for `shapes`, the shipped one.
+        """The model, of any head, that 04_training left in run_dir; without one, for `shapes`, the
+        shipped GLSCL.
 
         Raises FileNotFoundError for another data set that no model was trained on."""
         trained = self.run_dir / 'best.safetensors'
         if trained.exists():
-            return load_model(trained, device=self.device)
+            return heads.load(trained, device=self.device)
         if self.config.dataset != 'shapes':
             raise FileNotFoundError(
                 f'{trained}: no model for {self.config.dataset} yet. Train one with 04_training or '

@@ -68,7 +68,7 @@ def similarity_parts(parts):
     _, axes = plt.subplots(1, len(parts), figsize=(3.5 * len(parts), 3.5), sharey=True)
     for ax, (title, S) in zip(axes, parts.items()):
         best, own = np.asarray(S).argmax(1), np.arange(len(S))
-        heat_map(ax, S, cmap='Greys', square=True, cbar=False)
+        heat_map(ax, S, cmap='Greys', square=True, cbar=False, xticklabels=5, yticklabels=5)
         ax.scatter(best + 0.5, own + 0.5, s=16, c=np.where(best == own, BLUE, ORANGE), ec='white',
                    lw=0.5)
         ax.set_title(f'{title}: {(best == own).sum()} of {len(S)} found', fontsize=9)
