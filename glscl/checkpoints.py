@@ -18,6 +18,10 @@ from .runtime.files import atomic_write, one_line, read_torch
 ARCHITECTURE = ('clip', 'head', 'temporal', 'temporal_layers', 'num_queries', 'decoder_layers',
                 'share_queries', 'share_decoder')
 
+# What a run goes on from: the entries of last.pt.
+RUN_STATE = ('model', 'optimizer', 'schedule', 'scaler', 'step', 'best', 'history', 'seconds',
+             'seed', 'total', 'config', 'rng')
+
 
 def save_model(model, path, half=False):
     """Weights and configuration in one .safetensors file (`half`: as float16, half the size).
@@ -114,13 +118,13 @@ def read_run_state(path, config, **expected):
 
     config, expected (seed, total): what the run that goes on has. ValueError where the file is
     damaged, or was made with other settings, which it names."""
-    try:
-        state = read_torch(path, remedy='Delete it to begin anew, or name a new run_dir')
-        # a setting that an older file does not have counts as its default
-        saved = Config(**{k: v for k, v in state['config'].items() if k in SETTINGS})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path} is no checkpoint of a run (it has no {error}): delete it to '
-                         f'begin anew, or name a new run_dir') from error
+    state = read_torch(path, remedy='Delete it to begin anew, or name a new run_dir')
+    absent = [name for name in RUN_STATE if not isinstance(state, dict) or name not in state]
+    if absent:
+        raise ValueError(f'{path} is no checkpoint of a run (it has no {", ".join(absent)}): '
+                         f'delete it to begin anew, or name a new run_dir')
+    # a setting that an older file does not have counts as its default
+    saved = Config(**{k: v for k, v in state['config'].items() if k in SETTINGS})
     differ = [name for name in SETTINGS if getattr(saved, name) != getattr(config, name)]
     differ += [name for name, value in expected.items() if state[name] != value]
     if differ:

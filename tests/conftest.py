@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from glscl import GLSCL
-from glscl.datasets import shapes
-from glscl.config import Config
-from glscl.datasets.splits import load_shapes
 from glscl.clip_models import small_clip
+from glscl.config import Config
+from glscl.datasets import shapes
+from glscl.datasets.splits import load_shapes
 
 torch.set_num_threads(1)  # everything here is small: more threads only wait for each other
 SHARED = Path(__file__).parents[2] / 'shared'

@@ -1,4 +1,5 @@
 """One run from a recipe to result.json, and the evaluation of a saved one."""
+import shlex
 from pathlib import Path
 
 from .. import heads
@@ -35,14 +36,14 @@ def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device
         extra = by_kind(model, config, data_dir)
         if not trainer.writes:
             return
-        command = f'glscl train --recipe {recipe} --seed {seed}'
+        command = ['glscl', 'train', '--recipe', str(recipe), '--seed', str(seed)]
         if settings:
-            command += ' --set ' + ' '.join(f'{k}={v}' for k, v in settings.items())
+            command += ['--set', *(f'{k}={v}' for k, v in settings.items())]
         save_result(Path(run_dir) / 'result.json', data=config.dataset, split='test',
                     selected_on=config.select_on, recipe=str(recipe), overrides=settings,
                     seed=seed, steps=trainer.total, processes=distributed.world(),
                     train_seconds=round(trainer.seconds), metrics=metrics, **extra,
-                    command=command)
+                    command=shlex.join(command))
         print_metrics(metrics)
 
 

@@ -42,8 +42,6 @@ def sweep(file, out=None, jobs=2, results=None):
     results: another file for the results, written at the end; one that holds more finished runs is
     not replaced (ValueError). Returns 0, or 1 if a run failed."""
     spec = read_yaml(file)
-    if not isinstance(spec, dict):
-        raise ValueError(f'{file} holds no sweep: see data/sweeps/ablations.yaml')
     out = Path(out or f'runs/sweeps/{Path(file).stem}')
     try:
         found = run(spec, out, jobs, partial(print, flush=True))

@@ -42,9 +42,9 @@ class Head(nn.Module):
     scores 0 with every text. All arithmetic is in float32 at least, also under autocast. In
     training mode a head draws dropout or noise where its method does.
 
-    A method writes `prepare_texts` (if it needs more than ê), `prepare_videos`, `score` (Items of a
-    block -> S), `cost`, and `score_direct` where the equations as written differ from `score`.
-    Items named raw_… serve that form alone."""
+    A method writes `prepare_videos`, `score` and `cost`; `prepare_texts` if it needs more than ê,
+    `score_direct` where the equations as written differ from `score`. Items named raw_… serve that
+    form alone."""
     has_time = False       # a temporal transformer over the frames
     reads_words = False    # texts need their words, not the sentence alone
     sized_by = ()          # 'words', 'frames': parameters of size L, F
@@ -97,10 +97,25 @@ class Head(nn.Module):
         return self._tiled(self.score_direct, texts, videos, tile)
 
     def prepare_texts(self, sentence, words, mask):
+        """What `score` needs of texts -> Items; arguments as `encode_texts` has checked them."""
         return Items(unit=normalised(sentence))
 
+    def prepare_videos(self, frames, mask):
+        """What `score` needs of videos -> Items; arguments as `encode_videos` has checked them."""
+        raise NotImplementedError
+
+    def score(self, texts, videos):
+        """S [T, V] of a block of Items."""
+        raise NotImplementedError
+
     def score_direct(self, texts, videos):
+        """S [T, V] of a block of Items by the equations as written."""
         return self.score(texts, videos)
+
+    @staticmethod
+    def cost(T=1000, V=1000, F=12, L=32, D=512, Q=8):
+        """The Cost of T texts of L words with V videos of F frames; width D, Q queries."""
+        raise NotImplementedError
 
     def loss(self, texts, videos, scale, video_ids=None):
         """What the method trains on, a scalar: the symmetric contrastive loss of s S unless a head

@@ -62,5 +62,6 @@ class PromptCube(nn.Module):
 
     @staticmethod
     def attention(attn, h, m, valid):
+        """h [V, m, 1 + P + m, W]: prompt j of frame i and prompt i of frame j change places."""
         switched = h[:, :, -m:].transpose(1, 2)
         return attend(attn, torch.cat([h[:, :, :-m], switched], 2), valid=valid)

@@ -124,6 +124,7 @@ class TokenShift(nn.Module):
         return {'frames': x[:, :, 0], 'mask': mask, 'patches': x[:, :, 1:]}
 
     def attention(self, attn, h, sources, columns):
+        """Self-attention of h [V, F, 1 + P, W] with shifted columns."""
         return attend(attn, self.shift(h, sources, columns))
 
     @staticmethod

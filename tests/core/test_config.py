@@ -4,7 +4,7 @@ import dataclasses
 import pytest
 import yaml
 
-from glscl.config import Config, cache_dir, data_path, load_config
+from glscl.config import CHOICES, RANGES, Config, cache_dir, data_path, load_config
 from glscl.notebook import PROFILES, begin
 
 
@@ -92,13 +92,70 @@ def test_the_released_losses_come_alone_or_with_all_that_is_released():
     assert (whole.mask_padding, whole.optimizer, whole.diversity_sides, whole.released_losses) == (False, 'bert_adam', 'visual', True)
 
 
-@pytest.mark.parametrize('key, value', [
-    ('temporal', 'gru'), ('pooling', 'max'), ('diversity_sides', 'text'), ('temperature', 0), ('temperature', -3.0),
-    ('max_words', 0), ('max_frames', -1), ('num_queries', 0), ('batch_size', 0), ('framerate', 0), ('lr', 0),
-    ('temperature', float('nan')), ('temperature', 'hot'), ('max_frames', None), ('max_words', 31.5), ('lr', [1e-4])])
-def test_a_bad_value_is_named_with_its_key(key, value):
-    with pytest.raises(ValueError, match=key):
+WORDS = [('temporal', 'gru'), ('pooling', 'max'), ('diversity_sides', 'text'), ('sampling', 'frames'), ('reader', 'opencv'),
+         ('select_on', 'train'), ('optimizer', 'sgd'), ('clip', 3), ('dataset', None)]
+
+
+@pytest.mark.parametrize('key, value', WORDS)
+def test_a_wrong_word_is_named_with_its_key_and_what_there_is(key, value):
+    allowed = '.*'.join(CHOICES.get(key, ['text']))
+    with pytest.raises(ValueError, match=f'^{key} .*{allowed}.*, not {value!r}$'):
         load_config('shapes', **{key: value})
+
+
+NUMBERS = [('temperature', 0), ('temperature', -3.0), ('temperature', float('nan')), ('temperature', float('inf')), ('temperature', 'hot'),
+           ('max_words', 0), ('max_words', 31.5), ('max_words', True), ('max_words', 10 ** 400), ('max_frames', -1), ('max_frames', None),
+           ('num_queries', 0), ('num_queries', 10 ** 18), ('batch_size', 0), ('batch_size', float('inf')), ('framerate', 0),
+           ('framerate', -1), ('lr', 0), ('lr', [1e-4]), ('lr', 'inf'), ('clip_lr', -1e-7), ('weight_decay', float('nan')),
+           ('global_weight', -1), ('local_weight', -0.5), ('consistency_weight', -1), ('diversity_weight', -1e-4),
+           ('consistency_target', 2), ('diversity_margin', -0.1), ('grad_clip', -1), ('grad_clip', 0), ('grad_clip', float('inf')),
+           ('epochs', -1), ('epochs', 0), ('warmup', 1.5), ('temporal_layers', 0), ('decoder_layers', 0), ('decoder_layers', '0'),
+           ('chunk', -1)]
+
+
+@pytest.mark.parametrize('key, value', NUMBERS)
+def test_a_wrong_number_is_named_with_its_key_and_what_is_allowed(key, value):
+    least, greatest = RANGES[key]
+    with pytest.raises(ValueError) as caught:
+        load_config('shapes', **{key: value})
+    kind = 'a whole number' if isinstance(getattr(Config(), key), int) else 'a number'
+    assert str(caught.value) == f'{key} must be {kind} from {least:g} to {greatest:g}, not {value!r}'
+
+
+def test_every_number_has_a_range_and_the_ends_of_it_are_allowed():
+    fields = {field.name: field.type for field in dataclasses.fields(Config)}
+    assert set(RANGES) == {name for name, kind in fields.items() if kind in (int, float)}
+    for name, ends in RANGES.items():
+        for value in ends:
+            assert getattr(Config(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize('text, value', [('false', False), ('False', False), ('0', False), (0, False), ('true', True), ('TRUE', True), (1, True)])
+def test_a_switch_takes_its_value_as_text(text, value):
+    """bool('false') is True; papermill and a shell hand over text."""
+    for name in ('mask_padding', 'consistency', 'freeze_clip'):
+        assert getattr(Config(**{name: text}), name) is value
+
+
+@pytest.mark.parametrize('value', ['maybe', '', 'no', 2, None, [True]])
+def test_what_is_no_switch_is_refused_by_name(value):
+    with pytest.raises(ValueError) as caught:
+        Config(mask_padding=value)
+    assert str(caught.value) == f'mask_padding must be true or false, not {value!r}'
+
+
+@pytest.mark.parametrize('name', ['released', 'released_losses'])
+def test_released_can_be_taken_back(name):
+    assert Config(**{name: True}).replace(**{name: False}) == Config()
+    assert Config().replace(**{name: True}).replace(lr=1e-3).replace(**{name: False}) == Config(lr=1e-3)
+    assert Config(**{name: True}).replace(lr=1e-3) == Config(**{name: True}, lr=1e-3)
+
+
+def test_what_was_set_beside_released_is_kept():
+    own = Config(mask_padding=False, diversity_sides='visual')
+    assert own.replace(released=True).replace(released=False) == own
+    assert own.replace(released=True).replace(released=False).mask_padding is False
+    assert Config(released=True, released_losses=True).replace(released=False) == Config(released_losses=True)
 
 
 def test_a_number_as_yaml_reads_it_is_a_number(tmp_path):

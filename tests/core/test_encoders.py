@@ -7,10 +7,10 @@ import open_clip
 import pytest
 import torch
 
-from glscl.datasets import shapes
 from glscl.clip_models import load_clip, small_clip
-from glscl.encoders import Clip, TemporalLSTM, TemporalTransformer
 from glscl.data.tokens import tokenize, tokenizer
+from glscl.datasets import shapes
+from glscl.encoders import Clip, TemporalLSTM, TemporalTransformer
 
 CAPTIONS = ['a red star moves left', 'two tiny golden hoops fall in the dark, then one box stays still', 'a cross']
 

@@ -1,6 +1,8 @@
 """The global and the local module against plain loops."""
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from reference import frame_weights as loop_weights
 from reference import global_similarity as loop_global
 from reference import local_similarity as loop_local
@@ -8,8 +10,17 @@ from reference import mean_similarity as loop_mean
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from glscl.interaction import (
+    LocalInteraction,
+    frame_weights,
+    global_similarity,
+    global_similarity_printed,
+    gram,
+    local_similarity,
+    local_similarity_printed,
+    mean_similarity,
+)
 from glscl.plots import query_weights
-from glscl.interaction import LocalInteraction, frame_weights, global_similarity, gram, local_similarity, mean_similarity
 
 
 def items(T, V, F, D, dtype=torch.float64, holes=True):
@@ -38,6 +49,56 @@ def test_global_similarity_is_the_loop(sizes, temperature):
     for chunk in (1, 2, 100):
         torch.testing.assert_close(global_similarity(*x, temperature, chunk=chunk), expected)
     torch.testing.assert_close(global_similarity(*x, temperature, gram(x[1]), chunk=2), expected)
+
+
+# ---- each equation as printed, and its fast form
+
+some = st.integers(1, 9)
+TOLERANCE = {torch.float64: dict(atol=1e-10, rtol=0), torch.float32: dict(atol=2e-5, rtol=0)}
+
+
+def drawn(seed, dtype, *shapes):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def drawn_mask(seed, V, F):
+    """Each video has a valid frame, but not always the first."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(V, F, generator=generator) > 0.5
+    mask[torch.arange(V), torch.randint(F, (V,), generator=generator)] = True
+    return mask
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(some, some, some, st.integers(2, 40), st.sampled_from([0.5, 1.0, 3.0, 20.0]), st.sampled_from(list(TOLERANCE)), st.integers(0, 999))
+def test_the_printed_and_the_fast_global_similarity_are_one(T, V, F, D, temperature, dtype, seed):
+    e, y = drawn(seed, dtype, (T, D), (V, F, D))
+    mask = drawn_mask(seed, V, F)
+    printed = global_similarity_printed(e, y, mask, temperature, chunk=2)
+    fast = global_similarity(e, y, mask, temperature)
+    assert printed.shape == fast.shape == (T, V) and fast.dtype == dtype
+    torch.testing.assert_close(fast, printed, **TOLERANCE[dtype])
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(some, some, some, st.integers(2, 40), st.sampled_from(list(TOLERANCE)), st.integers(0, 999))
+def test_the_printed_and_the_fast_local_similarity_are_one(T, V, Q, D, dtype, seed):
+    c_t, c_v = (torch.nn.functional.normalize(c, dim=-1) for c in drawn(seed, dtype, (T, Q, D), (V, Q, D)))
+    printed, fast = local_similarity_printed(c_t, c_v), local_similarity(c_t, c_v)
+    assert printed.shape == fast.shape == (T, V) and fast.dtype == dtype
+    torch.testing.assert_close(fast, printed, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize('temperature', [0.1, 3.0, 50.0])
+def test_the_temperature_may_be_folded_into_the_sentence(temperature):
+    """The logits see e / tau only, and the cosine does not see the length of e: S_g(e, tau) = S_g(c e, c tau)."""
+    e, y, mask = items(5, 4, 6, 16)
+    at_once = global_similarity_printed(e, y, mask, temperature)
+    for factor in (1 / temperature, 0.01, 7.0, 1000.0):
+        torch.testing.assert_close(global_similarity(factor * e, y, mask, factor * temperature), at_once)
+    other = global_similarity(e / temperature, y, mask, temperature)  # folded in twice is another temperature
+    assert temperature != 3.0 or (other - at_once).abs().max() > 0.01
 
 
 @pytest.mark.parametrize('sizes', SIZES)

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 
 from glscl import GLSCL, evaluate, load_model, save_model, training
 from glscl import clip_weights as weights
+from glscl.clip_models import build_clip, image_size, load_clip
 from glscl.config import Config
 from glscl.data.tokens import tokenize
-from glscl.clip_models import build_clip, image_size, load_clip
 from glscl.encoders import Clip, TemporalTransformer
 
 TINY = dict(embed_dim=64, vision_cfg=dict(image_size=32, layers=2, width=64, patch_size=16, head_width=32),

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from glscl import GLSCL, Trainer, load_model, save_model
-from glscl.data import frames as store
 from glscl.checkpoints import save_result
+from glscl.data import frames as store
+from glscl.data.feature_cache import word_features
 from glscl.data.pairs import load_pairs
+from glscl.data.video import VideoError
 from glscl.datasets.splits import load_shapes, shapes_table
 from glscl.evaluation import evaluate
-from glscl.data.feature_cache import word_features
 from glscl.runtime.devices import seed_everything
 from glscl.training import warmup_cosine
-from glscl.data.video import VideoError
 
 
 def seeded(config, seed=0):
@@ -174,6 +174,31 @@ def test_another_run_is_not_resumed_and_what_differs_is_named(config, splits, fi
         settings['config'] = config.replace(**settings['config'])
     with pytest.raises(ValueError, match=rf'last.pt was made with other settings \({named}\): name a new run_dir'):
         trainer(splits=splits, run_dir=finished[0], **settings).resume()
+
+
+def test_a_last_pt_written_before_a_setting_came_goes_on_with_its_default(config, splits, finished, tmp_path):
+    """`reader` came after the first runs; what decoded their frames then is its default now."""
+    trainer(config, splits, tmp_path).run(until=3, log=None)
+    state = torch.load(tmp_path / 'last.pt', weights_only=True)
+    assert state['config'].pop('reader') == 'auto' and state['step'] == 3
+    state['config']['epochs'] = '0.25'  # numbers were text where YAML took them for that
+    torch.save(state, tmp_path / 'last.pt')
+    with pytest.raises(ValueError, match=r'made with other settings \(reader\)'):
+        trainer(config.replace(reader='decord'), splits, tmp_path).resume()
+    again = trainer(config, splits, tmp_path)
+    assert again.resume() and again.step == 3
+    again.run(log=None)
+    assert again.history == finished[1].history
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), finished[1].model.parameters()))
+
+
+@pytest.mark.parametrize('cut', ['rng', 'config', 'total', 'model', None])
+def test_a_file_that_holds_no_run_says_what_it_lacks(config, splits, finished, tmp_path, cut):
+    state = torch.load(finished[0] / 'last.pt', weights_only=True)
+    state = {name: value for name, value in state.items() if name != cut} if cut else [state]
+    torch.save(state, tmp_path / 'last.pt')
+    with pytest.raises(ValueError, match=f'last.pt is no checkpoint of a run .it has no {cut or "model, .*rng"}.: delete it'):
+        trainer(config, splits, tmp_path).resume()
 
 
 @pytest.mark.parametrize('damage', [lambda b: b[:len(b) // 2], lambda b: b'', lambda b: b'a letter, not weights' * 50])

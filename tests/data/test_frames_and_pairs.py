@@ -16,9 +16,9 @@ import torch
 from glscl.data import frames as store
 from glscl.data.frames import load_frames
 from glscl.data.pairs import load_pairs
-from glscl.datasets.splits import load_shapes, shapes_scenes, shapes_table
 from glscl.data.sampling import CLIP_MEAN, CLIP_STD, VideoError
 from glscl.data.video import read_frames
+from glscl.datasets.splits import load_shapes, shapes_scenes, shapes_table
 
 
 @pytest.fixture

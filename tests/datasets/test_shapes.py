@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from glscl.config import data_path
-from glscl.datasets import shapes
 from glscl.data.tokens import tokenizer
 from glscl.data.video import read_frames
+from glscl.datasets import shapes
 
 
 def meanings(**words_of):

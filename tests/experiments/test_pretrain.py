@@ -5,9 +5,9 @@ import numpy as np
 from safetensors.torch import load_file
 
 from glscl.config import data_path
-from glscl.data import shapes
+from glscl.data.sampling import resize
 from glscl.data.tokens import tokenize
-from glscl.data.video import resize
+from glscl.datasets import shapes
 from glscl.experiments import pretrain
 
 

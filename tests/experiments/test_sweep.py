@@ -186,7 +186,7 @@ def test_the_command_tells_of_failed_runs(pretend, executed, tmp_path, capsys):
     whole = json.loads(results.read_text())
     assert [r['name'] for r in whole['failed']] == ['heals'] and [r['name'] for r in whole['runs']] == ['fine']
     spec.write_text('- no\n- sweep')
-    with pytest.raises(ValueError, match='spec.yaml holds no sweep'):
+    with pytest.raises(ValueError, match='spec.yaml, line 1: expected one mapping'):
         sweep.sweep(spec)
 
 

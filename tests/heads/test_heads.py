@@ -4,8 +4,8 @@ import reference as loops
 import torch
 
 from glscl import interaction
-from glscl.data.batch import Items
 from glscl.clip_models import small_clip
+from glscl.data.batch import Items
 from glscl.encoders import TemporalTransformer
 from glscl.heads import HEADS
 from glscl.heads.base import bytes_per_item, compact, temporal_cost

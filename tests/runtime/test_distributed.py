@@ -16,11 +16,11 @@ import torch
 import yaml
 
 from glscl import GLSCL, Trainer
-from glscl.runtime import distributed
 from glscl.data import frames as store
 from glscl.data.pairs import load_pairs
 from glscl.datasets.splits import load_shapes, shapes_table
 from glscl.evaluation import evaluate
+from glscl.runtime import distributed
 from glscl.runtime.devices import seed_everything
 
 WORLD = dict(train=24, val=8, test=12)

@@ -1,0 +1,135 @@
+"""`glscl train` and `glscl evaluate`: which data, which split picks the model, what is written down."""
+import dataclasses
+import json
+import shlex
+from unittest import mock
+
+import pytest
+import torch
+import yaml
+
+from glscl import load_model
+from glscl.__main__ import main
+from glscl.evaluation import evaluate
+from glscl.experiments import runs
+
+
+@pytest.fixture
+def asked(splits, monkeypatch):
+    """The small world in place of every data set; what was asked for, in turn."""
+    calls = []
+
+    def load_split(config, split, data_dir, log):
+        calls.append((config.dataset, split, data_dir))
+        return splits[split]
+
+    def load_shapes(config, split, kind, data_dir):
+        calls.append((kind, split, data_dir))
+        return splits[split]
+    monkeypatch.setattr(runs, 'load_split', load_split)
+    monkeypatch.setattr(runs, 'load_shapes', load_shapes)
+    return calls
+
+
+@pytest.fixture
+def recipe(config, tmp_path):
+    """Write the small config as a recipe of a few steps."""
+    def write(name='mine.yaml', **settings):
+        settings = dataclasses.asdict(config.replace(**{'epochs': 0.1, **settings}))
+        (tmp_path / name).write_text(yaml.safe_dump(settings))
+        return tmp_path / name
+    return write
+
+
+def result_of(run_dir):
+    return json.loads((run_dir / 'result.json').read_text())
+
+
+@pytest.mark.parametrize('dataset, select_on', [('msrvtt', 'test'), ('msvd', 'val'), ('shapes', 'val')])
+def test_training_takes_the_recipes_data_and_selects_where_it_says(asked, recipe, splits, tmp_path, capsys, dataset, select_on):
+    run_dir = tmp_path / 'run'
+    runs.train(recipe(dataset=dataset, select_on=select_on), run_dir, 'there', 0, 'cpu')
+    result = result_of(run_dir)
+    assert (result['data'], result['split'], result['selected_on']) == (dataset, 'test', select_on)
+    assert (result['seed'], result['steps'], result['processes'], result['overrides']) == (0, 2, 1, {})
+    kinds = ['scene', 'order'] if dataset == 'shapes' else []
+    assert list(result.get('by_kind', {})) == kinds
+    assert asked == [(dataset, split, 'there') for split in dict.fromkeys(('train', select_on, 'test'))] + [
+        (kind, 'test', 'there') for kind in kinds]
+    history = json.loads((run_dir / 'history.json').read_text())
+    best = evaluate(load_model(run_dir), splits[select_on])[1]['t2v']['R@1']
+    assert best == max(step['val R@1'] for step in history)
+    measured = evaluate(load_model(run_dir), splits['test'])[1]
+    assert result['metrics'] == json.loads(json.dumps(measured))
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ['t2v', 'v2t']
+
+
+def test_the_same_call_goes_on_where_the_run_was_left(asked, recipe, tmp_path, capsys):
+    mine = recipe()
+    runs.train(mine, tmp_path / 'run', seed=3, device='cpu', settings=dict(lr=1e-3))
+    first = result_of(tmp_path / 'run')
+    state = torch.load(tmp_path / 'run' / 'last.pt', weights_only=True)
+    assert state['seed'] == first['seed'] == 3 and state['config']['lr'] == 1e-3
+    capsys.readouterr()
+    runs.train(mine, tmp_path / 'run', seed=3, device='cpu', settings=dict(lr=1e-3))
+    assert 'going on at step 2' in capsys.readouterr().out and result_of(tmp_path / 'run')['metrics'] == first['metrics']
+    with pytest.raises(ValueError, match=r'made with other settings \(lr\)'):
+        runs.train(mine, tmp_path / 'run', seed=3, device='cpu')
+
+
+SETTINGS = dict(num_queries=2, lr=1e-5, temporal='none', clip_pretrained=None, mask_padding=False)
+
+
+def test_the_recorded_command_is_the_run(asked, recipe, tmp_path, monkeypatch):
+    """Typed again it asks for the same recipe, seed and settings; a name with a space is one word."""
+    mine = recipe('of mine.yaml')
+    runs.train(mine, tmp_path / 'run', None, 5, 'cpu', SETTINGS)
+    result = result_of(tmp_path / 'run')
+    assert result['overrides'] == SETTINGS and result['recipe'] == str(mine)
+    program, *words = shlex.split(result['command'])
+    assert program == 'glscl' and str(mine) in words
+    again = mock.create_autospec(runs.train)
+    monkeypatch.setattr(runs, 'train', again)
+    assert main(words) == 0
+    recipe_again, _, _, seed_again, _, settings_again = again.call_args.args
+    assert (recipe_again, seed_again) == (str(mine), 5)
+    assert runs.load_config(recipe_again, **settings_again) == runs.load_config(mine, **SETTINGS)
+
+
+@pytest.mark.parametrize('setting, said', [
+    ('max_frames=many', "max_frames must be a whole number from 1 to 1024, not 'many'"),
+    ('max_frames=2.5', 'max_frames must be a whole number from 1 to 1024, not 2.5'),
+    ('lr=[0.1]', 'lr must be a number from 1e-12 to 10, not [0.1]'),
+    ('mask_padding=maybe', "mask_padding must be true or false, not 'maybe'"),
+    ('temporal=gru', "temporal is one of transformer, none, lstm, not 'gru'"),
+    ('dataset=3', 'dataset must be text, not 3'),
+    ('temprature=3', "unknown key 'temprature'; did you mean 'temperature'?")])
+def test_a_wrong_setting_is_refused_before_anything_is_decoded(asked, recipe, tmp_path, capsys, setting, said):
+    line = ['train', '--recipe', str(recipe()), '--run-dir', str(tmp_path / 'run'), '--device', 'cpu', '--set', setting]
+    assert main(line) == 1
+    shown = capsys.readouterr().err
+    assert said in shown and shown.startswith('glscl train: ') and shown.count('\n') == 1
+    assert asked == [] and not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('head', ['GLSCL', 'X-Pool'])
+def test_a_run_is_evaluated_on_any_split_of_its_data(asked, recipe, splits, tmp_path, capsys, head):
+    runs.train(recipe(dataset='msvd', head=head), tmp_path / 'run', None, 0, 'cpu')
+    trained = result_of(tmp_path / 'run')
+    asked.clear()
+    capsys.readouterr()
+    metrics = runs.evaluate_run(tmp_path / 'run', 'there', 'test', 'cpu')
+    assert json.loads(json.dumps(metrics)) == trained['metrics'] and asked == [('msvd', 'test', 'there')]
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == ['t2v', 'v2t'] and f'R@1 {metrics["t2v"]["R@1"]:.1f} ' in said[0]
+    out = tmp_path / 'deep' / 'val.json'
+    metrics = runs.evaluate_run(tmp_path / 'run' / 'best.safetensors', None, 'val', 'cpu', out)
+    result = json.loads(out.read_text())
+    assert (result['data'], result['split'], result['checkpoint']) == ('msvd', 'val', 'best.safetensors')
+    assert result['metrics'] == json.loads(json.dumps(metrics)) and result['metrics']['t2v']['queries'] == 8
+    assert {'hardware', 'versions', 'commit', 'date'} <= set(result)
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(['evaluate', str(tmp_path / 'run'), '--device', 'cpu']) == 1
+    assert 'no such checkpoint. Train one' in capsys.readouterr().err
