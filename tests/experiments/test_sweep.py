@@ -258,6 +258,7 @@ def test_a_runner_that_is_stopped_goes_on_where_it_was(pretend, tmp_path):
     spec.write_text(yaml.safe_dump(spec_of(pretend, a={}, slow=dict(wait=100))))
 
     def runs_on():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
         with open(tmp_path / 'printed', 'w') as file, contextlib.redirect_stdout(file):
             sweep.sweep(spec, out)
 

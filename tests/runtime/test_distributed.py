@@ -158,7 +158,10 @@ def apart(config, world, world_folder, tmp_path_factory):
         with socket.socket() as s:
             s.bind(('127.0.0.1', 0))
             port = s.getsockname()[1]
-        torch.multiprocessing.spawn(work, (n, port, folder, config.replace(batch_size=7), world, list(want)), nprocs=n)
+        # where it can be had, a fork: it need not import torch again
+        start = 'fork' if sys.platform == 'linux' else 'spawn'
+        torch.multiprocessing.start_processes(work, (n, port, folder, config.replace(batch_size=7), world, list(want)), nprocs=n,
+                                              start_method=start)
         found[n] = [torch.load(folder / f'{n}-{rank}.pt', weights_only=False) for rank in range(n)]
     return found, folder
 
