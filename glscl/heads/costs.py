@@ -186,7 +186,7 @@ def clock_table(costs):
         memory = [r['query']['working_memory_mb'] for r in by_videos.values() if r['fits']]
         fit = growth[method]
         exponent = NONE
-        if fit['exponent']:
+        if fit['exponent'] is not None:
             exponent = f'{fit["exponent"]:.3f} ± {fit["standard_error"]:.3f}'
         rows.append({
             'method': method,
