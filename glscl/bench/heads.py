@@ -66,7 +66,7 @@ def heads(heads=tuple(HEADS), videos=(1000, 10_000, 100_000, 1_000_000),
         left = (time.time() - start) / done * (len(todo) - done)
         print(f'{in_words(row)}; about {left / 60:.0f} min left', flush=True)
     for fit in stored.get('growth', []):
-        if fit['exponent']:
+        if fit['exponent'] is not None:
             power = f'{fit["exponent"]:.3f} ± {fit["standard_error"]:.3f}'
             print(f'{fit["method"]}, {fit["device"]}: seconds grow as V to the {power} '
                   f'({fit["points"]} galleries)')
