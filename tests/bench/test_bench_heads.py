@@ -60,6 +60,12 @@ def test_the_command_is_noted_with_its_settings(small, tmp_path, capsys):
     assert stored['growth'][0]['points'] == 3 and 'seconds grow as V to the' in capsys.readouterr().out
 
 
+def test_seconds_that_do_not_grow_are_told_too(small, capsys, monkeypatch):
+    monkeypatch.setattr(bench_heads, 'median', lambda row, what: 1.0)
+    [fit] = bench_heads.heads(['CLIP4Clip meanP'], (6, 12, 24), seconds=60, repeats=3)['growth']
+    assert fit['exponent'] == 0 and 'seconds grow as V to the 0.000' in capsys.readouterr().out
+
+
 def test_a_gallery_that_does_not_fit_is_listed_and_tried_again_with_more_memory(small, tmp_path, capsys):
     out = tmp_path / 'costs.json'
     [row] = bench_heads.heads(['GLSCL'], [50], out, memory_gb=1e-6, seconds=1, repeats=3)['rows']
