@@ -133,6 +133,17 @@ def read_run_state(path, config, **expected):
     return state
 
 
+def check_run_dir(run_dir, config, seed):
+    """Refuse, before anything long begins, a folder that cannot be written to (OSError), or that
+    holds a run with other settings (ValueError)."""
+    run_dir = Path(run_dir)
+    with writing(run_dir / 'run_dir') as half_written:
+        half_written.touch()
+    (run_dir / 'run_dir').unlink()
+    if (run_dir / 'last.pt').exists():
+        read_run_state(run_dir / 'last.pt', config, seed=seed)
+
+
 def save_result(path, **result):
     """One JSON a run: what was measured, with the machine, versions, commit and date."""
     with writing(path) as half_written:

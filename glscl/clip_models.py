@@ -1,5 +1,6 @@
 """A CLIP by its name (the shipped small one, or open_clip's with weights of a tag or a file), and
 what every model on top of one needs, whatever it does with its features."""
+import contextlib
 import json
 from pathlib import Path
 
@@ -118,6 +119,13 @@ class ClipModel(nn.Module):
         x[mask] = of_valid
         return self.encode_features(x, frame_mask)
 
+    def score(self, captions, paths):
+        """How well captions fit video files: `score.score` says all.
+
+            model.score('a red ring shrinks', 'film.mp4')"""
+        from .score import score
+        return score(self, captions, paths)
+
     def parameter_groups(self):
         """Groups for torch's optimizers: two learning rates, weight decay on matrices only.
 
@@ -134,6 +142,17 @@ class ClipModel(nn.Module):
         return [dict(params=parameters, lr=c.clip_lr if of_clip else c.lr,
                      weight_decay=c.weight_decay if decays else 0.0)
                 for (of_clip, decays), parameters in groups.items()]
+
+
+@contextlib.contextmanager
+def evaluating(model):
+    """Within it the model is in evaluation mode."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def load_clip(name='small', pretrained=None):
