@@ -101,7 +101,7 @@ def check(recipe: Recipe = 'shapes', data_dir: DataDir = None, decode: bool = Fa
     """
     settings = parse_settings(settings)
     from .config import load_config
-    from .datasets import doctor
+    from .experiments import doctor
     config = load_config(recipe, **settings)
     return int(bool(doctor.check(config, data_dir, decode, missing=missing)))
 

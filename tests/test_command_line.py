@@ -74,7 +74,7 @@ CALLS = {
     'curves runs/a runs/b --out c.svg': (
         'experiments.runs.draw_curves', {'run_dirs': ('runs/a', 'runs/b'), 'out': 'c.svg'}),
     'check --data-dir d --decode --missing m.txt': (
-        'datasets.doctor.check', {'data_dir': 'd', 'decode': True, 'missing': 'm.txt'}),
+        'experiments.doctor.check', {'data_dir': 'd', 'decode': True, 'missing': 'm.txt'}),
     'index a b --out g --batch 4 --workers 2 --shortlist': (
         'search.index.index_command',
         {'videos': ('a', 'b'), 'out': 'g', 'model': None, 'device': 'auto', 'batch': 4,
@@ -123,8 +123,8 @@ def test_a_command_calls_its_function_with_what_was_typed(line, monkeypatch):
 
 
 @pytest.mark.parametrize('line, where, returned, status', [
-    ('check', 'glscl.datasets.doctor.check', ['fetch the videos'], 1),
-    ('check', 'glscl.datasets.doctor.check', [], 0),
+    ('check', 'glscl.experiments.doctor.check', ['fetch the videos'], 1),
+    ('check', 'glscl.experiments.doctor.check', [], 0),
     ('sweep s.yaml', 'glscl.experiments.sweep.sweep', 1, 1),
     ('index v --out g', 'glscl.search.index.index_command', 1, 1)])
 def test_the_exit_status_is_the_commands(line, where, returned, status, monkeypatch):
@@ -171,13 +171,13 @@ def test_what_the_user_has_to_change_is_one_line(line, said, capsys):
 
 @pytest.mark.parametrize('error', [ValueError('a\nb'), OSError('a\nb'), ImportError('a\nb')])
 def test_an_error_of_several_lines_becomes_one(error, monkeypatch, capsys):
-    monkeypatch.setattr('glscl.datasets.doctor.check', mock.Mock(side_effect=error))
+    monkeypatch.setattr('glscl.experiments.doctor.check', mock.Mock(side_effect=error))
     assert main(['check']) == 1
     assert capsys.readouterr().err == 'glscl check: a b\n'
 
 
 def test_a_mistake_in_the_package_is_not_hidden(monkeypatch):
-    monkeypatch.setattr('glscl.datasets.doctor.check', mock.Mock(side_effect=KeyError('a')))
+    monkeypatch.setattr('glscl.experiments.doctor.check', mock.Mock(side_effect=KeyError('a')))
     with pytest.raises(KeyError):
         main(['check'])
 
@@ -185,11 +185,11 @@ def test_a_mistake_in_the_package_is_not_hidden(monkeypatch):
 # ---- ends
 
 def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
-    monkeypatch.setattr('glscl.datasets.doctor.check', mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr('glscl.experiments.doctor.check', mock.Mock(side_effect=KeyboardInterrupt))
     assert main(['check']) == 130
     assert capsys.readouterr().err == 'glscl check: stopped\n'
     kept = KeyboardInterrupt('stopped at step 3 of 9; saved')
-    monkeypatch.setattr('glscl.datasets.doctor.check', mock.Mock(side_effect=kept))
+    monkeypatch.setattr('glscl.experiments.doctor.check', mock.Mock(side_effect=kept))
     assert main(['check']) == 130
     assert capsys.readouterr().err == 'glscl check: stopped at step 3 of 9; saved\n'
 

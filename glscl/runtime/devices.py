@@ -50,7 +50,10 @@ def autocast(device):
 
 def seed_everything(seed):
     """One seed for Python, NumPy and torch, and deterministic kernels: same machine, same seed,
-    same numbers. Called before a model is built, whose weights it decides."""
+    same numbers. Called before a model is built, whose weights it decides. ValueError for one that
+    is no whole number from 0 to 2**63 - 1."""
+    if not isinstance(seed, int) or not 0 <= seed < 2 ** 63:
+        raise ValueError(f'seed must be a whole number from 0 to {2 ** 63 - 1}, not {seed!r}')
     random.seed(seed)
     np.random.seed(seed % 2 ** 32)
     torch.manual_seed(seed)

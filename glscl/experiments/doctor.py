@@ -12,16 +12,17 @@ from pathlib import Path
 import open_clip
 import torch
 
+from .. import heads
 from ..clip_models import SMALL, image_size
 from ..clip_weights import architecture, find_weights
 from ..config import cache_dir, data_path
 from ..data.sampling import VideoError
 from ..data.video import read_frames
+from ..datasets import shapes
+from ..datasets.readers import load_table
+from ..datasets.readers.benchmarks import FILES
+from ..datasets.readers.files import locate
 from ..runtime.files import atomic_write
-from . import shapes
-from .readers import load_table
-from .readers.benchmarks import FILES
-from .readers.files import locate
 
 # Times width and blocks: what a token leaves for the backward pass in 16 bits, with fused attention
 # (Korthikanti et al. 2022, "Reducing activation recomputation", section 4.1).
@@ -107,6 +108,22 @@ def weights(config):
                    f'{name}')
 
 
+def model(config):
+    """Whether the model can be built: what training would refuse, the doctor refuses."""
+    try:
+        parameters = sum(p.numel() for p in heads.build(config).parameters())
+    except (ValueError, OSError) as error:
+        if config.clip_pretrained is None or find_weights(config.clip, config.clip_pretrained):
+            yield 'cannot be built'
+            yield Todo(error)
+        else:
+            yield f'{config.head}, not tried without the weights of its CLIP'
+        return
+    yield f'{config.head}, {parameters / 1e6:.1f} M parameters'
+    if config.batch_size < 2:
+        yield Todo('raise batch_size: a batch of 1 caption has nothing to contrast')
+
+
 def disk(config, paths):
     """Room for the decoded frames of these videos: max_frames square uint8 pictures each."""
     if not config.cache_frames:
@@ -182,7 +199,7 @@ def check(config, data_dir=None, decode=False, say=print, missing=None):
         sections += [('videos', videos(config, data_dir, split, paths)) for split in splits]
     if decode:
         sections += [('decoding', decoded(config, paths))]
-    sections += [('CLIP', weights(config)), ('disk', disk(config, paths)),
+    sections += [('CLIP', weights(config)), ('model', model(config)), ('disk', disk(config, paths)),
                  ('memory', memory(config))]
     remedies = []
     for title, lines in sections:  # each looks at its thing only now: `paths` fills on the way

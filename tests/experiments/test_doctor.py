@@ -7,8 +7,8 @@ from trees import make_tree
 
 from glscl import clip_weights
 from glscl.config import Config, data_path, load_config
-from glscl.datasets import doctor
-from glscl.datasets.doctor import Todo
+from glscl.experiments import doctor
+from glscl.experiments.doctor import Todo
 
 
 @pytest.fixture(autouse=True)
