@@ -1,4 +1,4 @@
-"""The embedded data set: short films of moving shapes, rendered, encoded and captioned from a seed.
+"""The embedded data set: short videos of moving shapes, made and captioned from a seed.
 
 A video is two or three scenes of three to five seconds (3 frames a second, 64 x 64 pixels, H.264).
 A scene is a background and a main object that stands, moves, grows or shrinks, perhaps beside a
@@ -376,20 +376,26 @@ def build(root, splits=None, seed=0, difficulty=1, workers=None):
         raise ValueError(f'difficulty is 0, 1 or 2, not {difficulty!r}')
     splits = {**SPLITS, **(splits or {})}
     name = f'shapes-{seed}-{difficulty}-' + '-'.join(str(splits[split]) for split in SPLITS)
-    folder = Path(root).expanduser() / name
-    if (folder / 'test.jsonl').exists():
+    described = ((split, *describe(split, splits[split], seed, difficulty)) for split in splits)
+    return render_splits(Path(root).expanduser() / name, described, workers)
+
+
+def render_splits(folder, splits, workers=None):
+    """Write splits to a folder, whole or not at all, unless it is there already; returns it.
+
+    splits: (name, videos, caption rows) each, as `describe` gives them, drawn only when needed.
+    OSError where the folder cannot be written."""
+    if any(folder.glob('*.jsonl')):
         return folder
-    half = folder.with_name(f'.{name}.{os.getpid()}')
+    half = folder.with_name(f'.{folder.name}.{os.getpid()}')
     try:
-        jobs = []
-        for split, count in splits.items():
-            jobs += _write_captions(half, split, *describe(split, count, seed, difficulty))
+        jobs = [job for split in splits for job in _write_captions(half, *split)]
         with ProcessPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
             list(pool.map(_write_film, jobs, chunksize=32))
         try:
             half.rename(folder)
         except OSError:
-            if not (folder / 'test.jsonl').exists():  # else another process made the same one
+            if not any(folder.glob('*.jsonl')):  # else another process made the same one
                 raise
     except OSError as error:
         raise OSError(f'cannot write the shapes data set to {folder}: {error}. Name a folder that '
