@@ -1,5 +1,6 @@
 """Every figure of the notebooks, in one style. A function draws; the notebook calls plt.show()."""
 from .data import caption_lengths, clip_transform, film_strips, found, gallery, sampling
+from .diagrams import forces, modules, pipeline
 from .efficiency import cost_accuracy, figure_one, growth, shares, storage, timings
 from .evaluation import bootstrap, confusions, rank_histogram, recalls, similarity_blocks, twin_test
 from .experiments import curves, forest, methods, shapes_cost
@@ -12,5 +13,7 @@ from .model import (
     similarity_parts,
     temperatures,
 )
+from .moving import play
+from .rivals import rivals
 from .style import style
 from .training import learning_curves, schedule, schedules
