@@ -143,11 +143,12 @@ def _global_module(ax):
 
 def _local_module(ax, Q, shown):
     say(ax, 4.05, 0.14, 'each side is read once, alone')
-    for x, colour, name, letter in ((3.4, BLUE, 'words $w_l$', 't'), (4.75, ORANGE, 'frames $y_f$', 'v')):
+    sides = (3.4, BLUE, 'words $w_l$', 't'), (4.75, ORANGE, 'frames $y_f$', 'v')
+    for x, colour, name, letter in sides:
         tokens(ax, x, 0.75, 4, colour, 0.2)
         say(ax, x, 0.42, name, colour)
         arrow(ax, (x, 0.9), (x, 1.25), '', colour)
-        for q, place in enumerate(tokens(ax, x, 2.3, shown, colour, 0.24, shades=(0.25, 0.5, 0.8))):
+        for place in tokens(ax, x, 2.3, shown, colour, 0.24, shades=(0.25, 0.5, 0.8)):
             arrow(ax, (place, 1.71), (place, 2.16), '', GREEN)
         say(ax, x + (-0.5 if colour == BLUE else 0.5), 2.3, f'$c_{letter}$', colour)
     box(ax, 4.07, 1.48, 2.3, 0.44, f'{Q} queries, shared', GREEN)
@@ -196,7 +197,8 @@ def forces(config):
 
 def on_circle(x, degrees, radius=0.72):
     """A point of the circle around (x, 1.5)."""
-    return (x + radius * math.cos(math.radians(degrees)), 1.5 + radius * math.sin(math.radians(degrees)))
+    angle = math.radians(degrees)
+    return x + radius * math.cos(angle), 1.5 + radius * math.sin(angle)
 
 
 def dot(ax, x, degrees, colour, name):
@@ -215,5 +217,6 @@ def along(ax, x, degrees, colour):
 def wedge(ax, x, degrees, text):
     """The angle at which a force ends, around the vertical."""
     for way in (-1, 1):
-        ax.plot(*zip((x, 1.5), on_circle(x, 90 + way * degrees / 2)), color='#888888', lw=0.9, ls=':')
+        end = on_circle(x, 90 + way * degrees / 2)
+        ax.plot(*zip((x, 1.5), end), color='#888888', lw=0.9, ls=':')
     say(ax, x, 1.36, text, '#555555')

@@ -39,7 +39,8 @@ METHODS = {
     'CLIP4Clip tightTransf': Method('A transformer reads the text and the frames of each pair '
                                     'together.', 'joint', 'transformer, each pair'),
     'CenterCLIP': Method('Inside CLIP the frames become {segments} segments, of which only the '
-                         'central patches stay.', 'vector', 'mean', tower='{max_frames} frames, {segments} segments'),
+                         'central patches stay.', 'vector', 'mean',
+                         tower='{max_frames} frames, {segments} segments'),
     'X-CLIP': Method('Sentence and words meet video and frames: four grains, averaged.', 'grid',
                      'four grains'),
     'TS2-Net': Method('Inside CLIP frames exchange patches; the frames nearest to the text count '
@@ -47,7 +48,8 @@ METHODS = {
     'X-Pool': Method('The text asks, the frames answer: attention with learned maps.', 'weigh',
                      'learned attention'),
     'CLIP-ViP': Method('Inside CLIP the class token and {proxies} proxies see all frames: one '
-                       'vector comes out.', 'vector', 'class token', tower='{max_frames} frames, {proxies} proxies'),
+                       'vector comes out.', 'vector', 'class token',
+                       tower='{max_frames} frames, {proxies} proxies'),
     'DiCoSA': Method('The text weighs the frames; both sides are cut into {concepts} concepts, '
                      'each with a learned weight.', 'weigh', 'softmax', '{concepts} concepts'),
     'Prompt Switch': Method('Inside CLIP each frame sends a prompt to each other; then the mean.',
