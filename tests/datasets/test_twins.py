@@ -5,8 +5,10 @@ import torch
 
 from glscl.config import load_config
 from glscl.data.pairs import Pairs
+from glscl.data.tokens import tokenize
 from glscl.datasets import shapes, twins
 from glscl.experiments.twins import measure, own_before_twin, two_way
+from glscl.model import GLSCL
 
 PAIRS = 30
 
@@ -97,3 +99,15 @@ def test_every_method_is_measured_on_both_kinds(tmp_path, model):
     assert table['kind'].tolist() == ['order'] * 3 + ['direction'] * 3
     assert table['method'].tolist()[:3] == ['mean pooling, untrained', 'global module, untrained', 'mine']
     assert (table['pairs'] == 3).all() and table['accuracy'].between(0, 100).all()
+
+
+@pytest.mark.parametrize('temporal', ['none', 'transformer'])
+def test_only_a_temporal_transformer_can_tell_twins_apart(config, temporal):
+    """Without one, every part of the model takes the frames as a set: turned round, they score the same."""
+    model = GLSCL(config.replace(temporal=temporal)).eval()
+    x, mask = torch.randn(5, 12, model.clip.width), torch.ones(5, 12, dtype=torch.bool)
+    ids, words = tokenize(['first a star, then a ring', 'a ring'], 12)
+    with torch.no_grad():
+        texts = model.encode_texts(ids, words)
+        S, turned = (model.similarity(texts, model.encode_features(frames, mask)) for frames in (x, x.flip(1)))
+    assert torch.allclose(S, turned, atol=1e-5) == (temporal == 'none')

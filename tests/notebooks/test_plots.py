@@ -5,6 +5,7 @@ import re
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -125,3 +126,13 @@ def test_a_moving_picture_moves_is_small_and_can_stand_still():
 def test_a_file_moves_too(world_folder):
     path = world_folder / 'test' / 'test0000.mp4'
     assert 'data:image/webp' in plots.play([path], ['a file'], side=32)._repr_html_()
+
+
+def test_twins_stand_at_their_values():
+    table = pd.DataFrame([dict(method=method, kind=kind, accuracy=a, low=a - 4, high=a + 5)
+                          for kind, a in (('order', 70.0), ('direction', 52.0)) for method in ('one', 'other')])
+    plots.twins(table)
+    order, direction = plt.gcf().axes
+    assert [line.get_xdata()[0] for line in order.lines if line.get_marker() == 'o'] == [70, 70]
+    assert [line.get_xdata()[0] for line in direction.lines if line.get_marker() == 'o'] == [52, 52]
+    assert [label.get_text() for label in order.get_yticklabels()] == ['one', 'other']
