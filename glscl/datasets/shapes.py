@@ -298,14 +298,14 @@ def _background(name, texture):
 
 def render(scenes):
     """uint8 [frames, 64, 64, 3], the same pixels for the same scenes."""
-    film = []
+    video = []
     for scene in scenes:
         n = scene.seconds * FPS
         frames = np.repeat(_background(scene.background, scene.texture)[None], n, 0)
         for thing in reversed(scene.things):
             frames = _draw(thing, frames)
-        film.append(frames)
-    return np.clip(np.concatenate(film), 0, 255).astype(np.uint8)
+        video.append(frames)
+    return np.clip(np.concatenate(video), 0, 255).astype(np.uint8)
 
 
 def _draw(thing, frames):
@@ -333,8 +333,8 @@ def frame_captions(seed, n, difficulty=1):
     frames, captions = [], []
     while len(frames) < n:
         scenes = random_video(rng, difficulty)
-        film = np.split(render(scenes), np.cumsum([scene.seconds * FPS for scene in scenes])[:-1])
-        for scene, shown in zip(scenes, film, strict=True):
+        video = np.split(render(scenes), np.cumsum([scene.seconds * FPS for scene in scenes])[:-1])
+        for scene, shown in zip(scenes, video, strict=True):
             k = rng.randrange(len(shown))
             frames.append(shown[k])
             captions.append(_caption_frame(scene, k / (len(shown) - 1), rng))
@@ -391,7 +391,7 @@ def render_splits(folder, splits, workers=None):
     try:
         jobs = [job for split in splits for job in _write_captions(half, *split)]
         with ProcessPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(_write_film, jobs, chunksize=32))
+            list(pool.map(_render, jobs, chunksize=32))
         try:
             half.rename(folder)
         except OSError:
@@ -407,17 +407,17 @@ def render_splits(folder, splits, workers=None):
 
 
 def _write_captions(folder, split, videos, rows):
-    """Write a split's .jsonl; returns (path, scenes) of each film that is still to be rendered."""
+    """Write a split's .jsonl; returns (path, scenes) of each video that is still to be rendered."""
     (folder / split).mkdir(parents=True, exist_ok=True)
-    films = []
+    jobs = []
     with open(folder / f'{split}.jsonl', 'w', encoding='utf-8') as file:
         for i, (scenes, captions) in enumerate(zip(videos, rows, strict=True)):
             video_id = f'{split}{i:04d}'
-            films.append((folder / split / f'{video_id}.mp4', scenes))
+            jobs.append((folder / split / f'{video_id}.mp4', scenes))
             shown = [asdict(scene) for scene in scenes]
             row = {'video_id': video_id, 'scenes': shown, 'captions': captions}
             file.write(json.dumps(row) + '\n')
-    return films
+    return jobs
 
 
 def write_video(path, frames, fps):
@@ -435,6 +435,6 @@ def write_video(path, frames, fps):
         container.mux(stream.encode())
 
 
-def _write_film(job):
+def _render(job):
     path, scenes = job
     write_video(path, render(scenes), FPS)

@@ -12,6 +12,7 @@ from .evaluation import (
     twins,
 )
 from .experiments import curves, forest, methods, shapes_cost
+from .heads import rivals
 from .losses import concept_circles, concept_cosines, consistency_target, gradient_sizes, sharpness
 from .model import (
     frame_weights,
@@ -22,6 +23,5 @@ from .model import (
     temperatures,
 )
 from .moving import play
-from .rivals import rivals
 from .style import style
 from .training import learning_curves, schedule, schedules

@@ -15,7 +15,7 @@ from glscl.config import load_config
 from glscl.heads import HEADS, TOWERS
 from glscl.heads.base import compact
 from glscl.plots.efficiency import name_points
-from glscl.plots.rivals import METHODS, citation, idea
+from glscl.plots.heads import METHODS, citation, idea
 
 SUMMARY = {'R@1': 30.0, 'R@5': 70.0, 'R@10': 90.0, 'R@1 interval': [25, 36], 'R@5 interval': [66, 74], 'R@10 interval': [90, 90]}
 

@@ -62,8 +62,8 @@ METHODS = {
                   'grid', 'best of each'),
     'T-MASS': Method('A text is a cloud: of {trials} points in it the nearest to the video '
                      'counts.', 'cloud', 'learned attention', '{trials} points'),
-    'TeachCLIP': Method('A small network weighs the frames without the text; slow models teach it.',
-                        'vector', 'learned weights')}
+    'TeachCLIP': Method('A small network, taught by slow models, weighs the frames without the '
+                        'text.', 'vector', 'learned weights')}
 
 
 def citation(name):
