@@ -1,4 +1,11 @@
-"""What each notebook begins with, and all six in order, bound into one page."""
+"""What each notebook begins with, and all six in order, bound into one page.
+
+For whoever writes a notebook. It opens with its question and ends with Takeaways, Exercises, Where
+next. An exercise is a code cell tagged `exercise`: a function that returns None, and under
+`if mine(...) is not None:` the asserts and a print that begins with "right". The cell below folds
+the solution, a ```python block in <details><summary>Solution</summary>, with blank lines around it
+and in no list, where it would not fold; the tests run it against the check. Drawings are
+`plots.pipeline`, `modules`, `forces`, `rivals`; where motion is the subject, `plots.play`."""
 import dataclasses
 import datetime
 import html
@@ -146,14 +153,32 @@ def walkthrough(name=None, profile='small', notebooks=REPOSITORY_NOTEBOOKS, out=
 
 
 STYLE = '''
-body { font: 16px/1.5 sans-serif; max-width: 56em; margin: 2em auto; padding: 0 1em }
+:root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --soft: #f5f6f7; --line: #d0d7de;
+        --link: #0a5fb4 }
+body { font: 16px/1.55 sans-serif; max-width: 50em; margin: 2em auto; padding: 0 1em;
+       color: var(--ink); background: var(--paper); overflow-wrap: break-word }
+a { color: var(--link) }
+.contents { list-style: none; padding: 0 }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px; line-height: 1.4 }
-.highlight { background: #f6f6f6; padding: .1em .8em }
+.highlight, details { background: var(--soft); border-radius: 4px; padding: .1em .8em }
+details { margin: .6em 0; padding: .5em .8em }
+summary { cursor: pointer; font-weight: bold }
 table { display: block; overflow-x: auto; border-collapse: collapse; font-size: 14px }
-th, td { padding: .1em .6em; border-bottom: 1px solid #ddd; text-align: right }
-img { max-width: 100% }
-math[display=block] { margin: 1em 0 }
-@media print { section { break-before: page } table { display: table } }
+th, td { padding: .15em .6em; border-bottom: 1px solid var(--line); text-align: left }
+.dataframe th, .dataframe td { text-align: right }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
+math { font-size: 105% }
+.formula, .output_png { display: block; overflow-x: auto; overflow-y: hidden; padding: .3em 0 }
+@media screen and (max-width: 40em) { .output_png img { max-width: max(100%, 32em) } }
+section { border-top: 1px solid var(--line); margin-top: 3em }
+@media print {
+  section { break-before: page; border: 0 }
+  table { display: table }
+  img, pre, tr { break-inside: avoid }
+}
+'''
+DARK = '''
+:root { --paper: #15181c; --ink: #d8dce1; --soft: #22272e; --line: #3d444d; --link: #79b8ff }
 '''
 
 
@@ -161,20 +186,32 @@ def bind(folder):
     """Bind a folder's notebooks into index.html, one page that needs no network; returns its path.
 
     Ahead of them stand the results of the run, which are also written as results.csv."""
-    from pygments.formatters import HtmlFormatter
     exporter, contents, sections = _exporter(), [], []
     for path in sorted(folder.glob('0*.ipynb')):
         body, _ = exporter.from_filename(path)
-        contents.append(f'<li><a href="#{path.stem}">{path.stem}</a></li>')
-        sections.append(f'<section id="{path.stem}">{body}</section>')
-    head = (f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>GLSCL</title>'
-            f'<style>{STYLE}{HtmlFormatter().get_style_defs(".highlight")}</style>'
+        title = re.search(r'<h1[^>]*>(.*?)</h1>', body)
+        title = title[1] if title else path.stem
+        contents.append(f'<li><a href="#{path.stem}">{title}</a></li>')
+        sections.append(f'<section id="{path.stem}">{body}<p><a href="#top">To the contents</a></p>'
+                        f'</section>')
+    head = (f'<!DOCTYPE html><html lang="en" id="top"><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<title>GLSCL</title><style>{_style()}</style>'
             f'<h1>GLSCL, the walkthrough</h1><p>Run <code>{html.escape(folder.name)}</code>, '
             f'{datetime.date.today().isoformat()}.</p>{_results(folder)}')
-    page = [head, '<ul>', *contents, '</ul>', *sections, '</html>']
+    page = [head, '<ul class="contents">', *contents, '</ul>', *sections, '</html>']
     with atomic_write(folder / 'index.html') as half:
         half.write_text('\n'.join(page), encoding='utf-8')
     return folder / 'index.html'
+
+
+def _style():
+    """The page's CSS, code in colours included; dark where the reader's system is, not on paper."""
+    from pygments.formatters import HtmlFormatter
+    light, dark = (HtmlFormatter(style=name).get_style_defs('.highlight')
+                   for name in ('default', 'monokai'))
+    return (f'{light}{STYLE}@media screen and (prefers-color-scheme: dark) {{ {dark}{DARK}'
+            f'.highlight {{ background: var(--soft) }} }}')
 
 
 def _exporter():
@@ -186,7 +223,8 @@ def _exporter():
     class Renderer(IPythonRenderer):
         def inline_math(self, body, display='inline'):
             body = re.sub(r'\\big(?=\\)', '', body)  # the converter knows \big( but not \big\langle
-            return convert(body.replace('\\\n', '\\ '), display=display)
+            formula = convert(body.replace('\\\n', '\\ '), display=display)
+            return formula if display == 'inline' else f'<span class="formula">{formula}</span>'
 
         def block_math(self, body):
             return self.inline_math(body, 'block')

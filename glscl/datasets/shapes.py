@@ -1,4 +1,4 @@
-"""The embedded data set: short films of moving shapes, rendered, encoded and captioned from a seed.
+"""The embedded data set: short videos of moving shapes, made and captioned from a seed.
 
 A video is two or three scenes of three to five seconds (3 frames a second, 64 x 64 pixels, H.264).
 A scene is a background and a main object that stands, moves, grows or shrinks, perhaps beside a
@@ -298,14 +298,14 @@ def _background(name, texture):
 
 def render(scenes):
     """uint8 [frames, 64, 64, 3], the same pixels for the same scenes."""
-    film = []
+    video = []
     for scene in scenes:
         n = scene.seconds * FPS
         frames = np.repeat(_background(scene.background, scene.texture)[None], n, 0)
         for thing in reversed(scene.things):
             frames = _draw(thing, frames)
-        film.append(frames)
-    return np.clip(np.concatenate(film), 0, 255).astype(np.uint8)
+        video.append(frames)
+    return np.clip(np.concatenate(video), 0, 255).astype(np.uint8)
 
 
 def _draw(thing, frames):
@@ -333,8 +333,8 @@ def frame_captions(seed, n, difficulty=1):
     frames, captions = [], []
     while len(frames) < n:
         scenes = random_video(rng, difficulty)
-        film = np.split(render(scenes), np.cumsum([scene.seconds * FPS for scene in scenes])[:-1])
-        for scene, shown in zip(scenes, film, strict=True):
+        video = np.split(render(scenes), np.cumsum([scene.seconds * FPS for scene in scenes])[:-1])
+        for scene, shown in zip(scenes, video, strict=True):
             k = rng.randrange(len(shown))
             frames.append(shown[k])
             captions.append(_caption_frame(scene, k / (len(shown) - 1), rng))
@@ -376,20 +376,26 @@ def build(root, splits=None, seed=0, difficulty=1, workers=None):
         raise ValueError(f'difficulty is 0, 1 or 2, not {difficulty!r}')
     splits = {**SPLITS, **(splits or {})}
     name = f'shapes-{seed}-{difficulty}-' + '-'.join(str(splits[split]) for split in SPLITS)
-    folder = Path(root).expanduser() / name
-    if (folder / 'test.jsonl').exists():
+    described = ((split, *describe(split, splits[split], seed, difficulty)) for split in splits)
+    return render_splits(Path(root).expanduser() / name, described, workers)
+
+
+def render_splits(folder, splits, workers=None):
+    """Write splits to a folder, whole or not at all, unless it is there already; returns it.
+
+    splits: (name, videos, caption rows) each, as `describe` gives them, drawn only when needed.
+    OSError where the folder cannot be written."""
+    if any(folder.glob('*.jsonl')):
         return folder
-    half = folder.with_name(f'.{name}.{os.getpid()}')
+    half = folder.with_name(f'.{folder.name}.{os.getpid()}')
     try:
-        jobs = []
-        for split, count in splits.items():
-            jobs += _write_captions(half, split, *describe(split, count, seed, difficulty))
+        jobs = [job for split in splits for job in _write_captions(half, *split)]
         with ProcessPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(_write_film, jobs, chunksize=32))
+            list(pool.map(_render, jobs, chunksize=32))
         try:
             half.rename(folder)
         except OSError:
-            if not (folder / 'test.jsonl').exists():  # else another process made the same one
+            if not any(folder.glob('*.jsonl')):  # else another process made the same one
                 raise
     except OSError as error:
         raise OSError(f'cannot write the shapes data set to {folder}: {error}. Name a folder that '
@@ -401,17 +407,17 @@ def build(root, splits=None, seed=0, difficulty=1, workers=None):
 
 
 def _write_captions(folder, split, videos, rows):
-    """Write a split's .jsonl; returns (path, scenes) of each film that is still to be rendered."""
+    """Write a split's .jsonl; returns (path, scenes) of each video that is still to be rendered."""
     (folder / split).mkdir(parents=True, exist_ok=True)
-    films = []
+    jobs = []
     with open(folder / f'{split}.jsonl', 'w', encoding='utf-8') as file:
         for i, (scenes, captions) in enumerate(zip(videos, rows, strict=True)):
             video_id = f'{split}{i:04d}'
-            films.append((folder / split / f'{video_id}.mp4', scenes))
+            jobs.append((folder / split / f'{video_id}.mp4', scenes))
             shown = [asdict(scene) for scene in scenes]
             row = {'video_id': video_id, 'scenes': shown, 'captions': captions}
             file.write(json.dumps(row) + '\n')
-    return films
+    return jobs
 
 
 def write_video(path, frames, fps):
@@ -429,6 +435,6 @@ def write_video(path, frames, fps):
         container.mux(stream.encode())
 
 
-def _write_film(job):
+def _render(job):
     path, scenes = job
     write_video(path, render(scenes), FPS)

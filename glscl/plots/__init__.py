@@ -1,8 +1,18 @@
 """Every figure of the notebooks, in one style. A function draws; the notebook calls plt.show()."""
 from .data import caption_lengths, clip_transform, film_strips, found, gallery, sampling
+from .diagrams import forces, modules, pipeline
 from .efficiency import cost_accuracy, figure_one, growth, shares, storage, timings
-from .evaluation import bootstrap, confusions, rank_histogram, recalls, similarity_blocks, twin_test
+from .evaluation import (
+    bootstrap,
+    confusions,
+    rank_histogram,
+    recalls,
+    similarity_blocks,
+    twin_test,
+    twins,
+)
 from .experiments import curves, forest, methods, shapes_cost
+from .heads import rivals
 from .losses import concept_circles, concept_cosines, consistency_target, gradient_sizes, sharpness
 from .model import (
     frame_weights,
@@ -12,5 +22,6 @@ from .model import (
     similarity_parts,
     temperatures,
 )
+from .moving import play
 from .style import style
 from .training import compare_runs, learning_curves, schedule, schedules

@@ -24,20 +24,20 @@ def film_strip(ax, frames, left=0, aspect='equal'):
     ax.axis('off')
 
 
-def film_strips(films, titles, labels=None, places=None, size=0.75):
-    """One row a film, a label below each frame.
+def film_strips(videos, titles, labels=None, places=None, size=0.75):
+    """One row a video, a label below each frame.
 
-    films: uint8 [F, H, W, 3] each; labels: a list for each film (by default its frames' numbers);
+    videos: uint8 [F, H, W, 3] each; labels: a list for each video (by default its frames' numbers);
     places: frames a row, the missing ones hatched (by default none is); size: inches a frame"""
-    places = places or max(map(len, films))
-    figure, axes = plt.subplots(len(films), 1, squeeze=False,
-                                figsize=(size * places, (size + 0.37) * len(films)))
-    for row, (film, ax) in enumerate(zip(films, axes[:, 0])):
-        film_strip(ax, film)
-        padding = range(len(film), places)
+    places = places or max(map(len, videos))
+    figure, axes = plt.subplots(len(videos), 1, squeeze=False,
+                                figsize=(size * places, (size + 0.37) * len(videos)))
+    for row, (video, ax) in enumerate(zip(videos, axes[:, 0])):
+        film_strip(ax, video)
+        padding = range(len(video), places)
         for x in padding:
             ax.add_patch(plt.Rectangle((x - 0.47, 0), 0.94, 1, fc='#f4f4f4', ec=GREY, hatch='///'))
-        below = range(len(film)) if labels is None else labels[row]
+        below = range(len(video)) if labels is None else labels[row]
         for x, label in enumerate([*below, *('pad' for _ in padding)]):
             ax.text(x, -0.06, label, ha='center', va='top', fontsize=7, color='#666666')
         ax.set(xlim=(-0.5, places - 0.5), ylim=(-0.3, 1.03))
@@ -73,13 +73,13 @@ def found(results, query):
 
     results: [(result, pictures)], best first; pictures: [(data URI of an image, frame)], as the
     search's `thumbnails` returns them; a frame has its `seconds` and its `weight`"""
-    films, labels = [], []
+    videos, labels = [], []
     for _, pictures in results:
         files = [io.BytesIO(base64.b64decode(uri.partition(',')[2])) for uri, _ in pictures]
-        films.append([np.asarray(Image.open(file).convert('RGB')) for file in files])
+        videos.append([np.asarray(Image.open(file).convert('RGB')) for file in files])
         labels.append([f'{f["seconds"]:.0f} s, weight {f["weight"]:.2f}' for _, f in pictures])
-    titles = [f'rank {n}' for n in range(1, len(films) + 1)]
-    film_strips(films, titles, labels, size=1.4).suptitle(f'“{query}”', fontsize=10)
+    titles = [f'rank {n}' for n in range(1, len(videos) + 1)]
+    film_strips(videos, titles, labels, size=1.4).suptitle(f'“{query}”', fontsize=10)
 
 
 def caption_lengths(lengths, kinds, max_words):
@@ -99,7 +99,7 @@ def caption_lengths(lengths, kinds, max_words):
 
 
 def sampling(cases):
-    """Films as time lines, with a dot for each frame that could be taken; those taken are filled.
+    """Videos as time lines, with a dot for each frame that could be taken; those taken are filled.
 
     cases: {label: (number of frames, frames a second, candidate indices, chosen indices)}"""
     _, ax = plt.subplots(figsize=(8, 0.55 * len(cases) + 0.9))

@@ -4,7 +4,19 @@ import numpy as np
 import pandas as pd
 
 from ..metrics import bootstrap as bootstrap_means
-from .style import BLUE, GREEN, GREY, INK, MARKS, ORANGE, RED, SERIES, heat_map, legend_right
+from .style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    MARKS,
+    ORANGE,
+    RED,
+    SERIES,
+    heat_map,
+    legend_right,
+    rows,
+)
 
 
 def recalls(panels, chance=None):
@@ -109,3 +121,21 @@ def twin_test(right):
     ax.text(50, 0.65, ' guessing', color=INK, fontsize=8)
     ax.set(xlim=(0, 100), ylim=(-1, 1), yticks=[],
            xlabel='right video above its twin in another order, %')
+
+
+def twins(table):
+    """How often each method scores a caption's own video above its twin, with 95 % intervals.
+
+    table: a DataFrame of method, kind, accuracy, low, high, as `experiments.twins.measure`"""
+    titles = dict(order='scenes in another order', direction='motion the other way')
+    names = list(dict.fromkeys(table['method']))
+    _, axes = plt.subplots(1, 2, figsize=(7.6, 0.36 * len(names) + 0.9), sharey=True)
+    for ax, (kind, title) in zip(axes, titles.items()):
+        rows(ax, names)
+        for _, row in table[table['kind'] == kind].iterrows():
+            y = names.index(row['method'])
+            ax.hlines(y, row['low'], row['high'], color=BLUE)
+            ax.plot(row['accuracy'], y, 'o', color=BLUE)
+        ax.axvline(50, color=GREY, ls=':')
+        ax.set(xlim=(30, 100), title=title, xlabel='own video above its twin, %')
+        ax.text(51, -0.42, 'guessing', color='#666666', fontsize=8, va='center')

@@ -21,7 +21,7 @@ import pytest
 from glscl.config import data_path
 from glscl.data.tokens import tokenizer
 from glscl.data.video import read_frames
-from glscl.datasets import shapes
+from glscl.datasets import shapes, twins
 
 
 def meanings(**words_of):
@@ -162,6 +162,16 @@ def test_each_test_caption_fits_one_video_by_its_text(test_split):
             assert facts == row['facts'], row
             maybe = set.intersection(*(having[fact['colour'], fact['shape']] for fact in facts))
             assert [j for j in sorted(maybe) if true_of(facts, plain[j])] == [i], row['caption']
+
+
+@pytest.mark.parametrize('kind', twins.KINDS)
+def test_each_caption_of_twins_fits_one_video_by_its_text(kind):
+    videos, rows = twins.describe(kind, 40)
+    plain = [[asdict(scene) for scene in scenes] for scenes in videos]
+    for i, [row] in enumerate(rows):
+        facts = parse(row['caption'])
+        assert facts == row['facts'] and row['kind'] == kind
+        assert [v for v, scenes in enumerate(plain) if true_of(facts, scenes)] == [i]
 
 
 def test_order_matters():

@@ -163,10 +163,20 @@ def test_text_between_any_two_code_cells(notebook):
 
 def test_what_each_lesson_ends_with(notebook):
     headings = [line for cell in notebook.cells if cell.cell_type == 'markdown' for line in cell.source.splitlines() if line.startswith('## ')]
-    ends = [h for h in headings if re.match('## (What we checked|Exercises|Where next)', h)]
-    assert [h[3:] for h in ends] == ['What we checked', 'Exercises', 'Where next']
+    ends = [h[3:] for h in headings if re.match('## (What we checked|Takeaways|Exercises|Where next)', h)]
+    assert ends[0] in ('Takeaways', 'What we checked') and ends[1:] == ['Exercises', 'Where next']
     answers = sum(cell.source.count('<details>') for cell in notebook.cells)
     assert 3 <= answers and answers == sum(cell.source.count('</details>') for cell in notebook.cells)
+
+
+def test_no_answer_lies_in_a_list(notebook, name):
+    """Jupyter ends the list, and with it the fold, at the first line of the answer: the rest stands open."""
+    for cell in notebook.cells:
+        for question in re.findall(r'(?:^|\n\n)((?:[^\n]+\n)+)<details>', cell.source):
+            if re.match(r'(\d+\.|[-*]) ', question):
+                if name in ('04_training', '05_evaluation', '06_efficiency'):
+                    pytest.xfail('these are still to be rewritten')
+                pytest.fail(f'{cell.id}: {question}')
 
 
 def test_links_between_notebooks_and_files_lead_somewhere(notebook):
@@ -174,6 +184,18 @@ def test_links_between_notebooks_and_files_lead_somewhere(notebook):
         if cell.cell_type == 'markdown':
             for target in re.findall(r'\]\((?!https?:|#|attachment:)([^)#\s]+)', cell.source):
                 assert (ROOT / 'notebooks' / target).exists(), f'{cell.id}: {target}'
+
+
+def test_what_01_says_in_words_is_what_its_cells_print():
+    cells = {cell.id: cell for cell in read('01_data').cells}
+    def shown(name):
+        return ''.join(output.get('text', '') for output in cells[name].outputs)
+    checked, more = map(int, re.findall(r': (\d+)', shown('train-unique')))
+    assert 0.45 < more / checked < 0.5 and 'Nearly half of the training captions' in cells['takeaways'].source
+    assert 'captions that fit exactly one video: 2000' in shown('unique-all')
+    times = int(re.search(r'costs (\d+) times', shown('claim'))[1])
+    assert 215 <= times <= 225 and 'nearly 220 times' in cells['claim-text'].source
+    assert shown('twins-same').count('in the twin, too: True - at the same second: False') == 2
 
 
 # ---- the six as one page
@@ -199,10 +221,19 @@ def page(bound):
 
 def test_the_page_needs_no_network_and_no_other_file(page):
     assert not re.search(r'<script|<link|<iframe|@import|url\(', page)
-    assert set(re.findall(r'src="([^,]*)', page)) == {'data:image/png;base64'}
+    assert set(re.findall(r'src="([^,]*)', page)) <= {'data:image/png;base64', 'data:image/webp;base64'}
     links, ids = set(re.findall(r'href="([^"]*)"', page)), set(re.findall(r'id="([^"]*)"', page))
     assert {f'#{name}' for name in NAMES} <= links  # the notebooks name each other
     assert all(link[1:] in ids if link[0] == '#' else link.startswith('https://') for link in links)
+
+
+def test_the_page_fits_narrow_screens_dark_rooms_and_paper(page):
+    style = re.search(r'<style>(.*?)</style>', page, re.S)[1]
+    assert 'name="viewport" content="width=device-width' in page
+    assert 'white-space: pre-wrap' in style and re.search(r'table {[^}]*overflow-x: auto', style)
+    assert '@media screen and (prefers-color-scheme: dark)' in style and '@media print' in style
+    wide = page.count('<math display="block"')  # scrolls in a box of its own, not the page with it
+    assert wide > 20 and page.count('<span class="formula"><math display="block"') == wide
 
 
 def test_no_formula_is_left_as_it_was_written(page):
@@ -223,7 +254,7 @@ def test_the_results_lead_the_page(bound, page):
     assert (bound / 'results.csv').read_text() == (
         'direction,R@1,R@5,R@10,R@50,MdR,MnR\nt2v,36.6,80.0,92.0,99.8,2.0,4.0\nv2t,40.0,80.0,92.0,99.8,2.0,4.0\n')
     head = page[:page.index('<section')]
-    assert '<td>36.6</td>' in head and 'a machine, seed 3' in head and 'interval' not in head
+    assert '<td>36.6</td>' in head and 'a machine, seed 3' in head and 'R@1 interval' not in head
 
 
 def test_a_walkthrough_refuses_what_it_cannot_run(tmp_path):

@@ -1,10 +1,21 @@
 """What a look at a figure may miss."""
+import base64
+import io
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from glscl import plots
+from glscl.config import load_config
+from glscl.heads import HEADS, TOWERS
+from glscl.heads.base import compact
 from glscl.plots.efficiency import name_points
+from glscl.plots.heads import METHODS, citation, idea
 
 SUMMARY = {'R@1': 30.0, 'R@5': 70.0, 'R@10': 90.0, 'R@1 interval': [25, 36], 'R@5 interval': [66, 74], 'R@10 interval': [90, 90]}
 
@@ -43,3 +54,85 @@ def test_a_strip_is_padded_and_labelled():
     labels = [[text.get_text() for text in ax.texts] for ax in plt.gcf().axes]
     assert labels == [['0', '30', '60', 'pad'], ['0', '30', 'pad', 'pad']]
     assert [len(ax.images) for ax in plt.gcf().axes] == [3, 2]
+
+
+# ---- drawings and moving pictures
+
+CONFIG = load_config('shapes')
+
+
+def words_of(figure):
+    figure.draw_without_rendering()
+    return [text for ax in figure.axes for text in ax.texts if text.get_text()]
+
+
+@pytest.mark.parametrize('draw', [
+    lambda: plots.pipeline(CONFIG, 128), lambda: plots.modules(CONFIG), lambda: plots.forces(CONFIG),
+    lambda: plots.pipeline(CONFIG.replace(temporal='none', local_weight=0), 512),
+    lambda: plots.rivals(list(HEADS), CONFIG, 5)],
+    ids=['pipeline', 'modules', 'forces', 'pipeline without', 'rivals'])
+def test_no_word_of_a_drawing_covers_another_or_leaves_it(draw):
+    draw()
+    figure = plt.gcf()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in words_of(figure)]
+    whole = figure.bbox
+    for i, (word, a) in enumerate(boxes):
+        assert whole.x0 <= a.x0 and a.x1 <= whole.x1 and whole.y0 <= a.y0 and a.y1 <= whole.y1, word
+        assert not [other for other, b in boxes[:i] if a.overlaps(b)], word
+
+
+def test_a_drawing_has_the_sizes_of_its_config():
+    plots.pipeline(CONFIG.replace(max_frames=7, max_words=11, num_queries=5, local_weight=0.25), 96)
+    words = ' '.join(text.get_text() for text in words_of(plt.gcf()))
+    assert {'[V, F=7, D=96]', '[T, L=11, D=96]', '5 learned queries'} <= set(re.findall(r'\[V, F=7, D=96\]|\[T, L=11, D=96\]|5 learned queries', words))
+    assert 'S_g + 0.25' in words and 'temporal transformer' in words
+    plots.forces(CONFIG.replace(consistency_target=0.5, diversity_margin=0.5))
+    assert [t.get_text() for t in words_of(plt.gcf())].count('60°') == 2
+
+
+def test_every_head_has_its_drawing_and_its_authors():
+    assert list(METHODS) == list(HEADS)
+    cited = {name: citation(name) for name in HEADS}
+    assert all(re.fullmatch(r'\w+ et al\. 20\d\d', who) for who in cited.values())
+    assert [name for name, who in cited.items() if who == 'Zhang et al. 2025'] == ['GLSCL']
+    assert {name for name, method in METHODS.items() if method.tower} == set(TOWERS)
+    assert not [name for name in HEADS if '{' in idea(name, CONFIG)]
+    assert 'of 20 points' in idea('T-MASS', CONFIG) and '3 learned queries' in idea('GLSCL', CONFIG.replace(num_queries=3))
+
+
+@pytest.mark.parametrize('name', list(HEADS))
+def test_who_is_drawn_without_a_say_of_the_text_keeps_one_vector_a_video(name):
+    """What a drawing claims, asked of the head: is a video one vector (or one a space) before any text is known?"""
+    D, F = 32, CONFIG.max_frames
+    head = HEADS[name](width=D, max_frames=F, max_words=CONFIG.max_words).eval()
+    kept = vars(compact(head.encode_videos(torch.randn(2, F, D))))
+    by_frame = any(F in x.shape[1:-1] for x in kept.values())  # something stored of each frame
+    assert by_frame == (METHODS[name].meet != 'vector')
+
+
+def test_a_moving_picture_moves_is_small_and_can_stand_still():
+    frames = np.zeros((6, 32, 32, 3), np.uint8)
+    for f in range(6):
+        frames[f, :, 5 * f:5 * f + 5] = 255
+    moving = plots.play([frames], ['a bar & more'])
+    page = moving._repr_html_()
+    still, moves = (Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r'base64,([^"]+)"', page))
+    assert (still.n_frames, moves.n_frames) == (1, 6) and 'prefers-reduced-motion: reduce' in page
+    assert 'alt="moving picture: a bar &amp; more"' in page and str(moving) == '(moving) a bar & more'
+    with pytest.raises(ValueError, match='40 frames would take .* kB, 200 kB at most: show fewer'):
+        plots.play([np.random.default_rng(0).integers(0, 255, (40, 256, 256, 3), np.uint8)], ['noise'])
+
+
+def test_a_file_moves_too(world_folder):
+    path = world_folder / 'test' / 'test0000.mp4'
+    assert 'data:image/webp' in plots.play([path], ['a file'], side=32)._repr_html_()
+
+
+def test_twins_stand_at_their_values():
+    table = pd.DataFrame([dict(method=method, kind=kind, accuracy=a, low=a - 4, high=a + 5)
+                          for kind, a in (('order', 70.0), ('direction', 52.0)) for method in ('one', 'other')])
+    plots.twins(table)
+    order, direction = plt.gcf().axes
+    assert [line.get_xdata()[0] for line in order.lines if line.get_marker() == 'o'] == [70, 70]
+    assert [line.get_xdata()[0] for line in direction.lines if line.get_marker() == 'o'] == [52, 52]
+    assert [label.get_text() for label in order.get_yticklabels()] == ['one', 'other']
