@@ -5,8 +5,6 @@ from pathlib import Path
 
 import open_clip
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import nn
 
 from .clip_weights import architecture, fill, load_weights
@@ -15,6 +13,7 @@ from .data.sampling import pixels
 from .data.tokens import tokenizer
 from .encoders import Clip
 from .runtime.devices import precision
+from .runtime.files import read_tensors
 
 # The shipped CLIP. Plain GELU: on a CPU it is a third faster to train than QuickGELU.
 SMALL = dict(embed_dim=128,
@@ -180,15 +179,26 @@ def _load_small(path):
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file. With clip="small", clip_pretrained is null '
                                 f'for the shipped weights, or a file written by `glscl pretrain`')
+    state, meta = read_tensors(path, 'Name a file of `glscl pretrain`, or null in clip_pretrained '
+                                     'for the shipped one.')
     try:
-        with safe_open(path, 'pt') as file:
-            token_ids = torch.tensor(json.loads(file.metadata()['token_ids']))
-    except (SafetensorError, TypeError, KeyError):
-        raise ValueError(f'{path} is not a small CLIP of this package, or is damaged; name the '
-                         f'architecture of other weights in clip, such as ViT-B-32') from None
+        token_ids = token_ids_of(meta['token_ids'])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f'{path} is not a small CLIP of this package, or is damaged ({error}); '
+                         f'name the architecture of other weights in clip, as ViT-B-32') from None
     small = small_clip_of(token_ids)
-    small.clip.load_state_dict({name: x.float() for name, x in load_file(path).items()})
+    fill(small.clip, state, path, 'a small CLIP')
     return small
+
+
+def token_ids_of(text):
+    """The tokens that a small CLIP's file names in JSON: int64 [n]; ValueError unless they rise."""
+    ids, end = json.loads(text), tokenizer().vocab_size
+    if not isinstance(ids, list) or not all(type(n) is int for n in ids):
+        raise ValueError(f'its token_ids are no list of whole numbers: {text[:40]}')
+    if not all(a < b for a, b in zip([0, *ids], [*ids, end])):
+        raise ValueError(f'its token_ids do not rise from 1 to {end - 1}: {text[:40]}')
+    return torch.tensor(ids, dtype=torch.long)
 
 
 def image_size(name='small'):

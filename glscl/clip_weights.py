@@ -125,8 +125,18 @@ def misfits(wanted, state):
     wrong += [f'{name} is {list(state[name].shape)}, not {list(value.shape)}'
               for name, value in wanted.items()
               if name in state and state[name].shape != value.shape]
+    wrong += [f'{name} holds {state[name].dtype}, not floats' for name, value in wanted.items()
+              if name in state and value.is_floating_point() > state[name].is_floating_point()]
+    wrong += [f'{name} holds NaN or infinity' for name in wanted
+              if name in state and not finite(state[name])]
     more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
     return '; '.join(wrong[:3]) + more
+
+
+def finite(x):
+    """Whether a tensor holds no NaN and no infinity."""
+    total = x.float().sum()  # thirty times as fast as a look at each; it may overflow
+    return bool(total.isfinite() or x.float().isfinite().all())
 
 
 def fill(clip, state, source, name):

@@ -7,6 +7,7 @@
 
 Within `distributed.processes` each of W processes makes one Trainer and calls its methods in the
 same order; they take the steps that one process would take, and the first one writes."""
+import contextlib
 import dataclasses
 import json
 import math
@@ -15,16 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from .checkpoints import fill_model, read_run_state, save_model, writing
+from .checkpoints import fill_model, read_run_state, restore, save_model, writing
 from .data.sampling import VideoError
 from .evaluation import evaluate, frozen_features
 from .model import Texts
 from .runtime import distributed
 from .runtime.devices import autocast, precision, rng_state, set_rng_state, sigterm_noted
-from .runtime.files import remove_halves
+from .runtime.files import read_tensors, remove_halves
 
 
 def warmup_cosine(step, total, warmup=0.1):
@@ -276,11 +276,11 @@ class Trainer:
 
         log: called with a line now and then, or None. save_every: steps between checkpoints
         (default: at each validation). After SIGTERM it saves at the end of the step and raises
-        SystemExit(143)."""
+        SystemExit(143). ValueError where another process writes to run_dir, and says which."""
         until, save_every = until or self.total, save_every or self.eval_every
         log = log or (lambda *_: None)
         start, lost = time.time() - self.seconds, 0
-        with sigterm_noted() as terminated:
+        with self._one_writer(), sigterm_noted() as terminated:
             for batch in self.batches(until):
                 self.history.append(self.train_step(batch))
                 lost = self._tell_lost(lost, log)
@@ -322,10 +322,16 @@ class Trainer:
     def _load_best(self):
         path = self.run_dir / 'best.safetensors'
         if self.writes and path.exists():
-            fill_model(self.model, load_file(path), path)
+            fill_model(self.model, read_tensors(path)[0], path)
         distributed.broadcast(self.model)
 
     # checkpoints
+
+    def _one_writer(self):
+        if not self.run_dir:
+            return contextlib.nullcontext()
+        from .runtime.locks import one_writer
+        return one_writer(self.run_dir)
 
     def save(self):
         """Everything that the next step depends on, in one file that appears whole."""
@@ -347,14 +353,14 @@ class Trainer:
 
         A damaged last.pt, or one made with other settings, raises ValueError with what to do."""
         path = self.run_dir / 'last.pt' if self.run_dir else None
-        if path and self.writes:
-            remove_halves(self.run_dir)
+        with self._one_writer():
+            if path and self.writes:
+                remove_halves(self.run_dir)
         if not distributed.file_there(path):
             return False
         state = read_run_state(path, self.config, seed=self.seed, total=self.total)
-        self.model.load_state_dict(state['model'])
-        for part in ('optimizer', 'schedule', 'scaler'):
-            getattr(self, part).load_state_dict(state[part])
+        restore(path, state, self.model, self.optimizer, schedule=self.schedule,
+                scaler=self.scaler)
         for name in ('step', 'best', 'history', 'seconds'):
             setattr(self, name, state[name])
         if distributed.rank() < len(state['rng']):

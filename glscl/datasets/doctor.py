@@ -17,6 +17,7 @@ from ..clip_weights import architecture, find_weights
 from ..config import cache_dir, data_path
 from ..data.sampling import VideoError
 from ..data.video import read_frames
+from ..runtime.terminal import shown
 from . import shapes
 from .readers import load_table
 from .readers.benchmarks import FILES
@@ -186,9 +187,9 @@ def check(config, data_dir=None, decode=False, say=print):
     for title, lines in sections:  # each looks at its thing only now: `paths` fills on the way
         for line in lines:
             if not isinstance(line, Todo):
-                say(f'{title:12} {line}')
-            elif line not in remedies:
-                remedies.append(str(line))
+                say(f'{title:12} {shown(line)}')
+            elif shown(line) not in remedies:
+                remedies.append(shown(line))
     lines = ['To do:', *(f'- {remedy}' for remedy in remedies)]
     say('\n' + ('\n'.join(lines) if remedies else 'Nothing is missing.'))
     return remedies

@@ -10,6 +10,8 @@ from ..evaluation import evaluate
 from ..metrics import KS
 from ..runtime import distributed
 from ..runtime.devices import pick_device, seed_everything
+from ..runtime.locks import one_writer
+from ..runtime.terminal import shown
 from ..training import Trainer
 
 
@@ -21,8 +23,8 @@ def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device
     left. Started by torchrun, all processes train together. Errors as `load_config`, `load_split`
     and `Trainer` raise them."""
     settings = settings or {}
-    config, say = load_config(recipe, **settings), distributed.say
-    with distributed.processes(device) as device:
+    config = load_config(recipe, **settings)
+    with distributed.processes(device) as device, one_writer(run_dir):
         with distributed.first_here():
             pairs = {split: load_split(config, split, data_dir, log=say)
                      for split in dict.fromkeys(('train', config.select_on, 'test'))}
@@ -47,6 +49,11 @@ def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device
         print_metrics(metrics)
 
 
+def say(line):
+    """print one line, in the first process only; what comes from files in it steers no terminal."""
+    distributed.say(shown(line))
+
+
 def by_kind(model, config, data_dir):
     """The metrics of each kind of caption, on `shapes`: {'by_kind': {kind: metrics}}, else {}."""
     if config.dataset != 'shapes':
@@ -60,7 +67,7 @@ def evaluate_run(run, data_dir=None, split='test', device='auto', out=None):
 
     run: a run's folder or a .safetensors file. out: also a JSON file of the metrics."""
     model = heads.load(run, device=pick_device(device))
-    pairs = load_split(model.config, split, data_dir, log=distributed.say)
+    pairs = load_split(model.config, split, data_dir, log=say)
     metrics = evaluate(model, pairs)[1]
     print_metrics(metrics)
     if out:

@@ -74,20 +74,20 @@ def set_rng_state(device, state):
 
 
 @contextlib.contextmanager
-def sigterm_noted():
-    """Within it SIGTERM, as clusters send it before they kill, is noted in the Event that it
-    yields, and nothing more.
+def sigterm_noted(kind=signal.SIGTERM):
+    """Within it SIGTERM, as clusters send it before they kill, or another kind of signal is noted
+    in the Event that it yields, and nothing more.
 
     Outside the main thread signals cannot be caught, and it ends the process as ever."""
     noted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: noted.set())
+    before = signal.signal(kind, lambda *_: noted.set())
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(kind, before)
 
 
 def machine():
