@@ -103,11 +103,15 @@ class ClipModel(nn.Module):
 
     def encode_texts(self, token_ids, token_mask):
         """token_ids int64 [T, L], token_mask [T, L] -> Texts"""
+        if not len(token_ids):
+            raise ValueError('there are no texts to encode')
         sentence, words = self.clip.encode_words(token_ids, token_mask)
         return self.encode_words(sentence, words, token_mask)
 
     def encode_videos(self, frames, frame_mask):
         """frames [V, F, 3, H, W] normalised, frame_mask [V, F] -> Videos"""
+        if not frames.numel():
+            raise ValueError('there are no videos to encode')
         mask = frame_mask.bool().clone()
         mask[:, 0] = True         # an empty video needs some features; they are masked later on
         if not self.config.mask_padding:

@@ -5,9 +5,9 @@ import shlex
 from unittest import mock
 
 import pytest
-from runtime.holding import hold
 import torch
 import yaml
+from runtime.holding import hold
 
 from glscl import load_model
 from glscl.__main__ import main

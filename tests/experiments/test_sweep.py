@@ -190,6 +190,17 @@ def test_the_command_tells_of_failed_runs(pretend, executed, tmp_path, capsys):
         sweep.sweep(spec)
 
 
+@pytest.mark.parametrize('there, match', [
+    (dict(runs=[dict(name='b', seed=0)]), 'would be lost, such as b, seed 0'), (dict(runs=5), 'no results of a sweep'),
+    ([], 'expected an object'), ({'rows': []}, 'no results of a sweep')])
+def test_other_results_are_not_replaced_either(tmp_path, there, match):
+    path = tmp_path / 'results.json'
+    path.write_text(json.dumps(there))
+    with pytest.raises(ValueError, match=f'results.json.*{match}'):
+        tables.save(path, dict(runs=[dict(name='a', seed=0)]))
+    assert json.loads(path.read_text()) == there
+
+
 def test_richer_results_are_not_replaced(pretend, executed, tmp_path, capsys):
     spec, results = tmp_path / 'spec.yaml', tmp_path / 'results.json'
     results.write_text(json.dumps(dict(runs=[{}, {}])))

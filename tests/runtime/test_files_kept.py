@@ -10,6 +10,7 @@ from glscl.runtime.files import atomic_write
 from glscl.runtime.locks import one_writer
 from glscl.runtime.terminal import shown
 
+
 @pytest.mark.parametrize('fails, durable, arrives', [(1, True, True), (4, True, True), (5, True, False), (1, False, None)])
 def test_a_file_that_windows_keeps_open_is_tried_again_and_then_told(tmp_path, monkeypatch, fails, durable, arrives):
     path, left, replace = tmp_path / 'a', [None] * fails, os.replace

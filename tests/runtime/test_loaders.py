@@ -12,9 +12,11 @@ from safetensors.torch import save_file
 from glscl import GLSCL, Trainer, load_model, save_model
 from glscl.clip_models import load_clip
 from glscl.clip_weights import read_weights
+from glscl.data.tokens import tokenize
 from glscl.experiments.pretrain import save as save_clip
 from glscl.experiments.rescore import load_similarity, save_similarity
 from glscl.experiments.tables import read_results
+from glscl.interaction import LocalInteraction
 from glscl.runtime.devices import seed_everything
 from glscl.runtime.files import read_tensors, read_torch, write_tensors
 from glscl.runtime.records import read_json
@@ -285,3 +287,13 @@ def test_a_model_that_was_saved_is_the_one_that_is_loaded(config, tmp_path):
     model = GLSCL(config).eval()
     save_model(model, tmp_path / 'x.safetensors')
     assert same(load_model(tmp_path / 'x.safetensors').state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize('call, match', [
+    (lambda model: model.encode_texts(torch.zeros(0, 4, dtype=torch.long), torch.zeros(0, 4)), 'no texts'),
+    (lambda model: model.encode_videos(torch.zeros(0, 4, 3, 32, 32), torch.zeros(0, 4)), 'no videos'),
+    (lambda model: tokenize(['a'], 1), 'max_words must be 3 or more'),
+    (lambda model: LocalInteraction(63), 'a width of 63 does not split into the 8 heads')])
+def test_empty_and_odd_sizes_are_told(config, call, match):
+    with pytest.raises(ValueError, match=match):
+        call(GLSCL(config))
