@@ -54,7 +54,7 @@ def _locked(folder, timeout):
     except (NotImplementedError, OSError) as error:
         if getattr(error, 'errno', errno.ENOSYS) not in NO_LOCKS:
             raise OSError(f'cannot write to {folder} ({one_line(error)}). Is it yours to write to? '
-                          f'Name another run_dir') from None
+                          f'Name another run_dir, or folder') from None
     _held[key] = _held.get(key, 0) + 1
     try:
         yield

@@ -7,12 +7,12 @@ from .files import read_text
 def read_json(path, remedy='Make the file again.'):
     """The JSON object in a file, a dict; ValueError with file and line, and `remedy`, if it has
     none."""
+    text = read_text(path, 'line')
     try:
-        content = json.loads(read_text(path, 'line'))
-    except json.JSONDecodeError as error:
-        raise ValueError(f'{path}, line {error.lineno}: not JSON ({error.msg}). {remedy}') from None
-    except RecursionError:
-        raise ValueError(f'{path}: lists within lists without end. {remedy}') from None
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
+        line, what = getattr(error, 'lineno', 1), getattr(error, 'msg', error)
+        raise ValueError(f'{path}, line {line}: broken JSON ({what}). {remedy}') from None
     if not isinstance(content, dict):
         raise ValueError(f'{path}: expected an object {{…}}, found {content!r:.60}. {remedy}')
     return content

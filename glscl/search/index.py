@@ -26,7 +26,7 @@ from ..data.video import frame_rate, read_frames
 from ..datasets.readers.own import own
 from ..interaction import gram
 from ..model import Videos
-from ..runtime.devices import autocast, pick_device, sigterm_noted
+from ..runtime.devices import autocast, sigterm_noted
 from ..runtime.files import remove_halves
 from ..runtime.locks import one_writer
 from ..runtime.terminal import shown
@@ -197,10 +197,6 @@ def index_videos(sources, out, model=None, device='auto', batch=16, workers=None
 
 def _same_model(out, model, device):
     """(model, path of its checkpoint); ValueError unless it can go on with what is in `out`."""
-    try:
-        pick_device(device)
-    except RuntimeError as error:
-        raise ValueError(f'device: {error}') from None
     old = shards.read_manifest(out) if (out / 'gallery.json').exists() else None
     stray = next(out.glob('*.safetensors'), None)
     if stray and not old:

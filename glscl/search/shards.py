@@ -59,11 +59,19 @@ def pick_model(model, recorded=None, device='auto'):
     """The model of a gallery, and the path of its checkpoint (None where no file is known).
 
     model: a GLSCL, taken as it is; or the path of a checkpoint; or None for `recorded`, the path
-    in gallery.json, and without that for the shipped checkpoint."""
+    in gallery.json, and without that for the shipped checkpoint. ValueError for a device that is
+    not here, FileNotFoundError for a checkpoint that is not."""
     if isinstance(model, nn.Module):
         path = recorded
     else:
         path = model or recorded
+        try:
+            torch.empty(0, device=pick_device(device))
+        except (RuntimeError, AssertionError) as error:  # torch has both
+            raise ValueError(f'device {device!r} cannot be used here ({one_line(error)})') from None
+        if recorded and not model and not os.path.exists(recorded):
+            raise FileNotFoundError(f'{recorded}, the checkpoint that made the gallery, is not '
+                                    f'there any more: name the place where it is now as --model')
         model = load_model(path, device=pick_device(device))
     if not isinstance(model, GLSCL):
         raise ValueError(f"a gallery keeps what GLSCL's score reads of a video; this model has "

@@ -310,3 +310,13 @@ def test_more_than_there_is(shared_gallery):
     found = open_gallery(shared_gallery)
     assert len(found.search(TEXTS[0], 10 ** 12)) == 12 and found.search([]) == []
     assert [len(row) for row in found.search(TEXTS, 10 ** 12)] == [12] * 3
+
+
+def test_a_device_and_a_checkpoint_that_are_not_there(shared_gallery, tmp_path):
+    with pytest.raises(ValueError, match="device 'abacus' cannot be used here"):
+        glscl.Gallery(shared_gallery, device='abacus')
+    shutil.copytree(shared_gallery, tmp_path / 'g')
+    manifest = json.loads((tmp_path / 'g' / 'gallery.json').read_text())
+    (tmp_path / 'g' / 'gallery.json').write_text(json.dumps({**manifest, 'model': str(tmp_path / 'gone.safetensors')}))
+    with pytest.raises(FileNotFoundError, match='gone.safetensors, the checkpoint that made the gallery.*--model'):
+        open_gallery(tmp_path / 'g')
