@@ -18,6 +18,7 @@ bench = SubcommandApp()
 Recipe = Annotated[str, arg(help='A recipe of data/recipes, or a YAML file of settings.')]
 DataDir = Annotated[str | None, arg(
     metavar='DIR', help='The folder with annotation files and videos; layout: data/README.md.')]
+Split = Literal['test', 'val', 'train']
 Device = Annotated[str, arg(help='auto, cpu, cuda, cuda:1, mps, …')]
 Model = Annotated[str | None, arg(metavar='FILE', help="A checkpoint or a run's folder.")]
 Settings = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, arg(
@@ -42,33 +43,68 @@ def train(recipe: Recipe = 'shapes', run_dir: str = 'runs/default', data_dir: Da
 
 
 @app.command
-def evaluate(run: Positional[str], /, data_dir: DataDir = None,
-             split: Literal['test', 'val', 'train'] = 'test', device: Device = 'auto',
-             out: str | None = None):
+def evaluate(run: Positional[str], /, data_dir: DataDir = None, split: Split = 'test',
+             device: Device = 'auto', rescored: bool = False, out: str | None = None,
+             similarity: str | None = None):
     """Evaluate a trained model on a split of its data set.
 
-    Example: glscl evaluate runs/msrvtt --data-dir MSRVTT
+    Example: glscl evaluate runs/msrvtt --data-dir MSRVTT --rescored
 
     Args:
         run: A run's folder, or a checkpoint.
+        rescored: Also with QB-Norm and with dual softmax, each apart.
         out: Write the measures to this JSON file too.
+        similarity: Write the similarity matrix to this .npz file too, for `glscl rescore`.
     """
     from .experiments import runs
-    runs.evaluate_run(run, data_dir, split, device, out)
+    runs.evaluate_run(run, data_dir, split, device, out, rescored, similarity)
 
 
 @app.command
-def check(recipe: Recipe = 'shapes', data_dir: DataDir = None, decode: bool = False):
+def export(run: Positional[str], /, out: str, data_dir: DataDir = None, split: Split = 'test',
+           device: Device = 'auto'):
+    """Write the features of all captions and videos of a split to one file.
+
+    Example: glscl export runs/msrvtt --data-dir MSRVTT --out features.npz
+
+    Args:
+        run: A run's folder, or a checkpoint.
+        out: A file that ends in .npz or .safetensors; ids and captions go beside it, as .csv.
+    """
+    from .experiments import runs
+    runs.export_features(run, out, data_dir, split, device)
+
+
+@app.command
+def curves(run_dirs: Positional[tuple[str, ...]], /, out: str = 'curves.png'):
+    """Draw the losses and validation recalls of runs, also of one that still goes on.
+
+    Example: glscl curves runs/first runs/second --out curves.png
+
+    Args:
+        run_dirs: Folders of runs; several are drawn side by side.
+        out: The picture: .png, .svg or .pdf.
+    """
+    from .experiments import runs
+    runs.draw_curves(run_dirs, out)
+
+
+@app.command
+def check(recipe: Recipe = 'shapes', data_dir: DataDir = None, decode: bool = False,
+          missing: str | None = None, settings: Settings = ()):
     """Say what training a recipe needs and what of it is missing; exit status 1 if something is.
 
     Example: glscl check --recipe msrvtt --data-dir MSRVTT --decode
 
     Args:
         decode: Decode every video too (slow on a large set).
+        missing: Write the ids of all missing videos to this file, one a line, for a downloader.
     """
+    settings = parse_settings(settings)
     from .config import load_config
     from .datasets import doctor
-    return int(bool(doctor.check(load_config(recipe), data_dir, decode)))
+    config = load_config(recipe, **settings)
+    return int(bool(doctor.check(config, data_dir, decode, missing=missing)))
 
 
 @app.command
@@ -262,8 +298,8 @@ def bench_search(videos: tuple[int, ...] = (1000, 10_000), shortlist: bool = Fal
 
 
 app.command(bench, name='bench', help='Measure seconds and bytes.\n\nExample: glscl bench costs')
-COMMANDS = ('train', 'evaluate', 'check', 'index', 'search', 'sweep', 'rescore', 'pretrain',
-            'walkthrough', 'bench')
+COMMANDS = ('train', 'evaluate', 'export', 'curves', 'check', 'index', 'search', 'sweep',
+            'rescore', 'pretrain', 'walkthrough', 'bench')
 CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone,
           tyro.conf.PositionalMetavarFromFieldName)
 OVERVIEW = 'Text-video retrieval with GLSCL. More by glscl COMMAND --help, and glscl --version.'
@@ -319,10 +355,13 @@ def main(argv=None):
     except BrokenPipeError:  # whoever read the output has enough, as in `glscl … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print(f'{command}: stopped', file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f'{command}: {shown(stop) or "stopped"}', file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError) as error:
+    except MemoryError:
+        print(f'{command}: out of memory: make the batch smaller', file=sys.stderr)
+        return 1
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f'{command}: {shown(" ".join(str(error).splitlines()))}', file=sys.stderr)
         return 1
 

@@ -1,18 +1,18 @@
 """What a run leaves behind: weights with their configuration, results with their provenance."""
 import dataclasses
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
-from .clip_models import build_clip, small_clip_of, token_ids_of
-from .clip_weights import architecture, finite, misfits
+from .clip_models import build_clip, clip_sizes, small_clip_of, token_ids_of
 from .config import SETTINGS, Config, data_path
 from .model import GLSCL
 from .runtime.devices import machine
 from .runtime.files import atomic_write, one_line, read_tensors, read_torch, write_tensors
+from .runtime.weights import finite, misfits
 
 # What the shapes of the weights depend on, besides whether there is a local module.
 ARCHITECTURE = ('clip', 'head', 'temporal', 'temporal_layers', 'num_queries', 'decoder_layers',
@@ -67,7 +67,7 @@ def read_checkpoint(path=None, config=None):
         saved = Config(**json.loads(meta['config']))
         token_ids = token_ids_of(meta['token_ids'])
         quick_gelu = json.loads(meta.get('quick_gelu', 'true')) is True
-        width = saved.clip != 'small' and architecture(saved.clip)['vision_cfg']['width']
+        cfg = clip_sizes(saved.clip)['vision_cfg']
     except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not a checkpoint of this package, or is damaged '
                          f'({one_line(error)}). {ANOTHER}') from error
@@ -76,9 +76,9 @@ def read_checkpoint(path=None, config=None):
     if saved.clip == 'small':  # built for the tokens of the checkpoint, whatever ships today
         return saved, small_clip_of(token_ids), state
     first = state.get(CONV1)
-    if first is not None and len(first) != width:  # before memory is asked for a billion weights
+    if first is not None and len(first) != cfg['width']:  # before memory for a billion is asked
         raise ValueError(f'{path}: its weights do not fit its configuration ({CONV1} is '
-                         f'{list(first.shape)}, of {saved.clip} {width}). {ANOTHER}')
+                         f'{list(first.shape)}, of {saved.clip} {cfg["width"]}). {ANOTHER}')
     return saved, build_clip(saved.clip, quick_gelu), state
 
 
@@ -162,6 +162,25 @@ def _spoilt(optimizer):
         for name, x in averages.items():
             if torch.is_tensor(x) and (x.shape not in (weight.shape, ()) or not finite(x)):
                 yield f'{name} of a weight {list(weight.shape)}'
+
+
+def check_run_dir(run_dir, config, seed):
+    """Refuse, before anything long begins, a folder that cannot be written to (OSError), or that
+    holds a run with other settings (ValueError)."""
+    run_dir = Path(run_dir)
+    with writing(run_dir / 'run_dir') as half_written:
+        half_written.touch()
+    (run_dir / 'run_dir').unlink()
+    if (run_dir / 'last.pt').exists():
+        read_run_state(run_dir / 'last.pt', config, seed=seed)
+
+
+def one_writer(run_dir):
+    """`locks.one_writer`, of which a run without a folder needs none."""
+    if not run_dir:
+        return nullcontext()
+    from .runtime.locks import one_writer
+    return one_writer(run_dir)
 
 
 def save_result(path, **result):

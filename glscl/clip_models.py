@@ -1,5 +1,6 @@
 """A CLIP by its name (the shipped small one, or open_clip's with weights of a tag or a file), and
 what every model on top of one needs, whatever it does with its features."""
+import contextlib
 import json
 from pathlib import Path
 
@@ -7,13 +8,13 @@ import open_clip
 import torch
 from torch import nn
 
-from .clip_weights import architecture, fill, load_weights
 from .config import data_path
 from .data.sampling import pixels
 from .data.tokens import tokenizer
 from .encoders import Clip
 from .runtime.devices import precision
 from .runtime.files import read_tensors
+from .runtime.weights import fill
 
 # The shipped CLIP. Plain GELU: on a CPU it is a third faster to train than QuickGELU.
 SMALL = dict(embed_dim=128,
@@ -121,6 +122,13 @@ class ClipModel(nn.Module):
         x[mask] = of_valid
         return self.encode_features(x, frame_mask)
 
+    def score(self, captions, paths):
+        """How well captions fit video files: `score.score` says all.
+
+            model.score('a red ring shrinks', 'film.mp4')"""
+        from .score import score
+        return score(self, captions, paths)
+
     def parameter_groups(self):
         """Groups for torch's optimizers: two learning rates, weight decay on matrices only.
 
@@ -139,6 +147,17 @@ class ClipModel(nn.Module):
                 for (of_clip, decays), parameters in groups.items()]
 
 
+@contextlib.contextmanager
+def evaluating(model):
+    """Within it the model is in evaluation mode."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 def load_clip(name='small', pretrained=None):
     """A Clip by name, in float32.
 
@@ -150,8 +169,9 @@ def load_clip(name='small', pretrained=None):
     had, with what to do."""
     if name == 'small':
         return _load_small(Path(pretrained) if pretrained else data_path('clip_small.safetensors'))
+    from .clip_weights import load_weights  # the small CLIP needs none of it
     if pretrained is None:
-        return build_clip(name, bool(architecture(name).get('quick_gelu')))
+        return build_clip(name, bool(clip_sizes(name).get('quick_gelu')))
     state, quick_gelu = load_weights(name, pretrained)
     clip = build_clip(name, quick_gelu)
     fill(clip.clip, state, pretrained, name)
@@ -160,7 +180,7 @@ def load_clip(name='small', pretrained=None):
 
 def build_clip(name, quick_gelu):
     """An untrained Clip of one of open_clip's architectures, with QuickGELU or plain GELU."""
-    return Clip(open_clip.CLIP(**{**architecture(name), 'quick_gelu': quick_gelu}))
+    return Clip(open_clip.CLIP(**{**clip_sizes(name), 'quick_gelu': quick_gelu}))
 
 
 def small_clip(vocabulary):
@@ -207,5 +227,12 @@ def token_ids_of(text):
 
 def image_size(name='small'):
     """The side in pixels of the square that a CLIP looks at, without building it."""
-    sizes = SMALL if name == 'small' else architecture(name)
-    return sizes['vision_cfg']['image_size']
+    return clip_sizes(name)['vision_cfg']['image_size']
+
+
+def clip_sizes(name='small'):
+    """open_clip's settings of a CLIP by its name; ValueError for one that there is not."""
+    if name == 'small':
+        return SMALL
+    from .clip_weights import architecture  # the small CLIP needs none of it
+    return architecture(name)

@@ -1,6 +1,7 @@
 """Encode a split once, score all pairs, and measure."""
 import torch
 
+from .clip_models import evaluating
 from .data.sampling import VideoError
 from .metrics import retrieval_metrics
 from .runtime import distributed
@@ -13,7 +14,12 @@ def evaluate(model, pairs, batch=50):
 
     A video that can no longer be read, and its captions, stay in S and are left out of the
     metrics; VideoError where none can."""
-    texts, videos = encode(model, pairs, batch)
+    return measure(model, *encode(model, pairs, batch), pairs)
+
+
+@torch.no_grad()
+def measure(model, texts, videos, pairs):
+    """`evaluate` of a split that is encoded already."""
     S = model.similarity(texts, videos).float().cpu()                       # [T, V]
     readable = videos.mask.any(1).cpu()                                     # [V]
     if not readable.any():
@@ -56,11 +62,8 @@ def frozen_features(model, pairs):
 @torch.no_grad()
 def _encoded(model, batches, side):
     """The texts (side 0) or videos (side 1) of all processes' batches, as one."""
-    training = model.training
-    model.eval()
-    with autocast(model.device):
+    with evaluating(model), autocast(model.device):
         parts = [model.encode(batch.to(model.device))[side] for batch in batches]
-    model.train(training)
     parts = distributed.joined(parts)
     return parts[0].cat(parts).to(model.device)
 

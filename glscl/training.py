@@ -7,9 +7,7 @@
 
 Within `distributed.processes` each of W processes makes one Trainer and calls its methods in the
 same order; they take the steps that one process would take, and the first one writes."""
-import contextlib
 import dataclasses
-import json
 import math
 import time
 from pathlib import Path
@@ -18,13 +16,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from .checkpoints import fill_model, read_run_state, restore, save_model, writing
+from .checkpoints import fill_model, one_writer, read_run_state, restore, save_model, writing
 from .data.sampling import VideoError
 from .evaluation import evaluate, frozen_features
 from .model import Texts
 from .runtime import distributed
-from .runtime.devices import autocast, precision, rng_state, set_rng_state, sigterm_noted
+from .runtime.devices import (
+    autocast,
+    precision,
+    rng_state,
+    set_rng_state,
+    stop_noted,
+    stopped,
+)
 from .runtime.files import read_tensors, remove_halves
+
+SAVE_SECONDS = 600  # between two checkpoints at most
 
 
 def warmup_cosine(step, total, warmup=0.1):
@@ -275,12 +282,15 @@ class Trainer:
         model, the best weights loaded.
 
         log: called with a line now and then, or None. save_every: steps between checkpoints
-        (default: at each validation). After SIGTERM it saves at the end of the step and raises
-        SystemExit(143). ValueError where another process writes to run_dir, and says which."""
+        (default: at each validation, and ten minutes after the last one). After SIGTERM or Ctrl-C
+        it saves at the end of the step and raises SystemExit(143) or KeyboardInterrupt. ValueError
+        where another process writes to run_dir, and says which."""
+        from .journal import Journal  # a step needs none
         until, save_every = until or self.total, save_every or self.eval_every
-        log = log or (lambda *_: None)
-        start, lost = time.time() - self.seconds, 0
-        with self._one_writer(), sigterm_noted() as terminated:
+        start, lost, saved = time.time() - self.seconds, 0, time.time()
+        with (one_writer(self.run_dir), stop_noted() as noted,
+              Journal(self, silent=log is None) as journal):
+            log = log or (lambda *_: None)
             for batch in self.batches(until):
                 self.history.append(self.train_step(batch))
                 lost = self._tell_lost(lost, log)
@@ -291,12 +301,17 @@ class Trainer:
                         log(f'step {self.step:4d} of {self.total}: '
                             f'loss {self.history[-1]["total"]:.3f}, '
                             f'validation R@1 {self.history[-1]["val R@1"]:.1f}')
+                journal.step()
                 self.seconds = time.time() - start
-                stop = any(distributed.objects(terminated.is_set()))  # all at the same step
-                if self.run_dir and (stop or finished or self.step % save_every == 0):
+                asked = noted[0] if noted else time.time() - saved > SAVE_SECONDS
+                asked = max(distributed.objects(int(asked)))  # all at the same step
+                if self.run_dir and (asked or finished or self.step % save_every == 0):
+                    journal.save()  # before the checkpoint: the history is never behind it
                     self.save()
-                if stop:
-                    raise SystemExit(143)  # 128 + SIGTERM: not finished, for whoever started it
+                    saved = time.time()
+                if asked > 1:
+                    kept = 'saved: the same command goes on' if self.run_dir else 'nothing is kept'
+                    raise stopped(asked, f'stopped at step {self.step} of {self.total}; {kept}')
         if self.run_dir and self.step == self.total:
             self._load_best()
         return self.model.eval()
@@ -327,12 +342,6 @@ class Trainer:
 
     # checkpoints
 
-    def _one_writer(self):
-        if not self.run_dir:
-            return contextlib.nullcontext()
-        from .runtime.locks import one_writer
-        return one_writer(self.run_dir)
-
     def save(self):
         """Everything that the next step depends on, in one file that appears whole."""
         rng = torch.stack(distributed.objects(rng_state(self.device)))
@@ -342,9 +351,7 @@ class Trainer:
                      seed=self.seed, total=self.total, config=dataclasses.asdict(self.config),
                      rng=rng)
         if self.writes:
-            with writing(self.run_dir / 'history.json') as half:
-                half.write_text(json.dumps(self.history))
-            with writing(self.run_dir / 'last.pt') as half:  # last: the history is never behind
+            with writing(self.run_dir / 'last.pt') as half:
                 torch.save(state, half)
 
     def resume(self):
@@ -353,7 +360,7 @@ class Trainer:
 
         A damaged last.pt, or one made with other settings, raises ValueError with what to do."""
         path = self.run_dir / 'last.pt' if self.run_dir else None
-        with self._one_writer():
+        with one_writer(self.run_dir):
             if path and self.writes:
                 remove_halves(self.run_dir)
         if not distributed.file_there(path):

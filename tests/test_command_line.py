@@ -63,9 +63,18 @@ CALLS = {
                       'mask_padding': False}}),
     'evaluate runs/mine --split val --out m.json': (
         'experiments.runs.evaluate_run',
-        {'run': 'runs/mine', 'data_dir': None, 'split': 'val', 'device': 'auto', 'out': 'm.json'}),
-    'check --data-dir d --decode': (
-        'datasets.doctor.check', {'data_dir': 'd', 'decode': True}),
+        {'run': 'runs/mine', 'data_dir': None, 'split': 'val', 'device': 'auto', 'out': 'm.json',
+         'rescored': False, 'similarity': None}),
+    'evaluate runs/mine --rescored --similarity s.npz': (
+        'experiments.runs.evaluate_run',
+        {'split': 'test', 'rescored': True, 'similarity': 's.npz'}),
+    'export runs/mine --out f.npz --split val': (
+        'experiments.runs.export_features',
+        {'run': 'runs/mine', 'out': 'f.npz', 'data_dir': None, 'split': 'val', 'device': 'auto'}),
+    'curves runs/a runs/b --out c.svg': (
+        'experiments.runs.draw_curves', {'run_dirs': ('runs/a', 'runs/b'), 'out': 'c.svg'}),
+    'check --data-dir d --decode --missing m.txt': (
+        'datasets.doctor.check', {'data_dir': 'd', 'decode': True, 'missing': 'm.txt'}),
     'index a b --out g --batch 4 --workers 2 --shortlist': (
         'search.index.index_command',
         {'videos': ('a', 'b'), 'out': 'g', 'model': None, 'device': 'auto', 'batch': 4,
@@ -119,7 +128,7 @@ def test_a_command_calls_its_function_with_what_was_typed(line, monkeypatch):
     ('sweep s.yaml', 'glscl.experiments.sweep.sweep', 1, 1),
     ('index v --out g', 'glscl.search.index.index_command', 1, 1)])
 def test_the_exit_status_is_the_commands(line, where, returned, status, monkeypatch):
-    monkeypatch.setattr(where, lambda *args: returned)
+    monkeypatch.setattr(where, lambda *args, **options: returned)
     assert main(shlex.split(line)) == status
 
 
@@ -179,6 +188,10 @@ def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr('glscl.datasets.doctor.check', mock.Mock(side_effect=KeyboardInterrupt))
     assert main(['check']) == 130
     assert capsys.readouterr().err == 'glscl check: stopped\n'
+    kept = KeyboardInterrupt('stopped at step 3 of 9; saved')
+    monkeypatch.setattr('glscl.datasets.doctor.check', mock.Mock(side_effect=kept))
+    assert main(['check']) == 130
+    assert capsys.readouterr().err == 'glscl check: stopped at step 3 of 9; saved\n'
 
 
 def typed(*words, **options):

@@ -1,4 +1,5 @@
 """Captions and their videos: from a table to batches."""
+import dataclasses
 from dataclasses import dataclass
 from itertools import tee
 
@@ -19,7 +20,8 @@ class Pairs:
 
     table: a row a caption; its column `video` is a row of `frames`. token_ids, token_mask [N, L].
     frames: FrameStore uint8 [V, F, S, S, 3]; frame_mask [V, F]. skipped: {video_id: why} for videos
-    that could not be read. features, words: FrameStore [V, F, D] and WordStore of a frozen CLIP,
+    that could not be read; missing: ids of those that the split lists and that are not on disk.
+    features, words: FrameStore [V, F, D] and WordStore of a frozen CLIP,
     used in place of frames and tokens where they are (`feature_cache.with_features`)."""
     table: pd.DataFrame
     token_ids: torch.Tensor
@@ -29,6 +31,7 @@ class Pairs:
     skipped: dict
     features: FrameStore | None = None
     words: object = None
+    missing: list = dataclasses.field(default_factory=list)
 
     def __len__(self):
         return len(self.table)
@@ -37,6 +40,13 @@ class Pairs:
     def text_to_video(self):
         """[N] int64: the video of each caption."""
         return torch.tensor(self.table['video'].to_numpy())
+
+    @property
+    def counts(self):
+        """How many videos the split lists, and how many of them are missing, unreadable, used."""
+        unreadable, used = len(self.skipped) + len(self.lost), len(self.frames) - len(self.lost)
+        return dict(listed=used + unreadable + len(self.missing), missing=len(self.missing),
+                    unreadable=unreadable, used=used)
 
     @property
     def lost(self):
@@ -109,6 +119,7 @@ def load_pairs(table, config, size=32, cache=None, workers=None, log=None):
     the part that is meant, in seconds). size: the side in pixels that CLIP looks at. Unreadable
     videos are skipped, counted and listed. ValueError names a missing column, an empty caption, or
     an id that stands for two things; VideoError says that no video could be read."""
+    missing = table.attrs.get('missing', [])  # of a table of `datasets.readers`
     table = _checked_table(table)
     videos = table.drop_duplicates('video_id')
     spans = list(zip(videos['start'], videos['end']))
@@ -131,7 +142,7 @@ def load_pairs(table, config, size=32, cache=None, workers=None, log=None):
     row_of = {video_id: v for v, video_id in enumerate(video_ids)}
     table = table.assign(video=table['video_id'].map(row_of)).reset_index(drop=True)
     token_ids, token_mask = tokenize(table['caption'].tolist(), config.max_words)
-    return Pairs(table, token_ids, token_mask, frames, mask, skipped)
+    return Pairs(table, token_ids, token_mask, frames, mask, skipped, missing=missing)
 
 
 def _checked_table(table):

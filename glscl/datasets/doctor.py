@@ -17,6 +17,7 @@ from ..clip_weights import architecture, find_weights
 from ..config import cache_dir, data_path
 from ..data.sampling import VideoError
 from ..data.video import read_frames
+from ..runtime.files import atomic_write
 from ..runtime.terminal import shown
 from . import shapes
 from .readers import load_table
@@ -163,11 +164,12 @@ def memory(config):
         yield f'no GPU that CUDA can use here{apple}'
 
 
-def check(config, data_dir=None, decode=False, say=print):
+def check(config, data_dir=None, decode=False, say=print, missing=None):
     """Print what training with a Config needs: what of it is here, and what is missing.
 
     data_dir: the set's own folder or file (layout: data/README.md), None for `shapes`; decode:
-    try every video too, slow on a large set; say: prints a line. Returns the remedies, an empty
+    try every video too, slow on a large set; say: prints a line; missing: a file for the ids of all
+    missing videos, one a line. Returns the remedies, an empty
     list where nothing is missing. Raises ValueError or FileNotFoundError without a data_dir."""
     paths = {}
     sections = [('data set', [f'{config.dataset} in {data_dir or "the cache folder"}'])]
@@ -190,6 +192,11 @@ def check(config, data_dir=None, decode=False, say=print):
                 say(f'{title:12} {shown(line)}')
             elif shown(line) not in remedies:
                 remedies.append(shown(line))
+    if missing:
+        lost = [video_id for video_id, path in paths.items() if path is None]
+        with atomic_write(missing) as half:
+            half.write_text(''.join(f'{video_id}\n' for video_id in lost), encoding='utf-8')
+        say(f'missing      {len(lost):,} ids written to {missing}')
     lines = ['To do:', *(f'- {remedy}' for remedy in remedies)]
     say('\n' + ('\n'.join(lines) if remedies else 'Nothing is missing.'))
     return remedies

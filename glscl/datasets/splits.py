@@ -22,6 +22,16 @@ def load_split(config, split='test', data_dir=None, captions='one', videos=None,
     return load_pairs(table, config, image_size(config.clip), log=log)
 
 
+def bank_captions(config, data_dir=None):
+    """The first caption of each training video: what QB-Norm's bank is made of."""
+    if config.dataset == 'shapes':
+        table = shapes_table(shapes.build(Path(data_dir) if data_dir else cache_dir()), 'train')
+        return table.drop_duplicates('video_id')['caption'].tolist()
+    table = readers.load_table(config.dataset, 'bank', data_dir, config.select_on,
+                               require_videos=False)
+    return table['caption'].tolist()
+
+
 def load_shapes(config, split='test', captions='one', data_dir=None, videos=None, seed=0,
                 difficulty=1, log=None):
     """Render (once) and load a split of `shapes`: Pairs.

@@ -2,17 +2,24 @@
 import shlex
 from pathlib import Path
 
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
 from .. import heads
-from ..checkpoints import checkpoint_file, save_result
+from ..checkpoints import check_run_dir, checkpoint_file, save_result, writing
 from ..config import load_config
-from ..datasets.splits import load_shapes, load_split
-from ..evaluation import evaluate
+from ..datasets.splits import bank_captions, load_shapes, load_split
+from ..evaluation import encode, evaluate, measure
+from ..journal import read_history
 from ..metrics import KS
 from ..runtime import distributed
 from ..runtime.devices import pick_device, seed_everything
 from ..runtime.locks import one_writer
 from ..runtime.terminal import shown
+from ..score import encode_captions
 from ..training import Trainer
+from .rescore import rescore, save_similarity
 
 
 def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device='auto',
@@ -21,32 +28,36 @@ def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device
 
     recipe: a name, or a YAML file; settings {name: value} override it. Goes on where run_dir was
     left. Started by torchrun, all processes train together. Errors as `load_config`, `load_split`
-    and `Trainer` raise them."""
-    settings = settings or {}
+    and `Trainer` raise them, before a video is decoded where it can be known."""
+    settings, asked = settings or {}, device
     config = load_config(recipe, **settings)
     with distributed.processes(device) as device, one_writer(run_dir):
+        device = pick_device(device)
+        seed_everything(seed)
+        model = heads.build(config).to(device)
+        check_run_dir(run_dir, config, seed)
         with distributed.first_here():
             pairs = {split: load_split(config, split, data_dir, log=say)
                      for split in dict.fromkeys(('train', config.select_on, 'test'))}
-        seed_everything(seed)
-        model = heads.build(config).to(pick_device(device))
         trainer = Trainer(model, pairs['train'], pairs[config.select_on], run_dir, seed)
         if trainer.resume():
             say(f'going on at step {trainer.step}')
-        model = trainer.run()
+        model = trainer.run(log=say)
         metrics = evaluate(model, pairs['test'])[1]
         extra = by_kind(model, config, data_dir)
         if not trainer.writes:
             return
-        command = ['glscl', 'train', '--recipe', str(recipe), '--seed', str(seed)]
-        if settings:
-            command += ['--set', *(f'{k}={v}' for k, v in settings.items())]
+        command = ['glscl', 'train', '--recipe', recipe, '--run-dir', run_dir, '--seed', seed]
+        command += ['--data-dir', data_dir] if data_dir else []
+        command += ['--device', asked] if asked != 'auto' else []
+        command += ['--set', *(f'{k}={v}' for k, v in settings.items())] if settings else []
         save_result(Path(run_dir) / 'result.json', data=config.dataset, split='test',
                     selected_on=config.select_on, recipe=str(recipe), overrides=settings,
                     seed=seed, steps=trainer.total, processes=distributed.world(),
                     train_seconds=round(trainer.seconds), metrics=metrics, **extra,
-                    command=shlex.join(command))
-        print_metrics(metrics)
+                    videos={split: of_split.counts for split, of_split in pairs.items()},
+                    command=shlex.join(map(str, command)))
+        print_metrics(metrics, pairs['test'])
 
 
 def say(line):
@@ -62,23 +73,100 @@ def by_kind(model, config, data_dir):
                          for kind in ('scene', 'order')})
 
 
-def evaluate_run(run, data_dir=None, split='test', device='auto', out=None):
+def evaluate_run(run, data_dir=None, split='test', device='auto', out=None, rescored=False,
+                 similarity=None):
     """Evaluate a saved checkpoint on a split of its data set, and print the metrics.
 
-    run: a run's folder or a .safetensors file. out: also a JSON file of the metrics."""
+    run: a run's folder or a .safetensors file. rescored: also with QB-Norm (its bank is the first
+    caption of each training video) and with dual softmax, each apart. out: also a JSON file of the
+    metrics. similarity: also an .npz file for `glscl rescore`."""
     model = heads.load(run, device=pick_device(device))
-    pairs = load_split(model.config, split, data_dir, log=say)
-    metrics = evaluate(model, pairs)[1]
-    print_metrics(metrics)
+    config = model.config
+    pairs = load_split(config, split, data_dir, log=say)
+    texts, videos = encode(model, pairs)
+    S, metrics = measure(model, texts, videos, pairs)
+    print_metrics(metrics, pairs)
+    if similarity:
+        print(f'wrote {save_similarity(similarity, S, pairs.text_to_video)}')
+    after = {}
+    if rescored:
+        bank = encode_captions(model, bank_captions(config, data_dir))
+        bank = model.similarity(bank, videos).float().cpu()
+        after = rescore(S, pairs.text_to_video, dict(t2v=bank), dual=True)
+        after.pop('plain')
+        for name, sides in after.items():
+            print(f'{name}, which sees many queries at once:')
+            print_metrics(sides)
     if out:
-        save_result(out, data=model.config.dataset, split=split, metrics=metrics,
-                    checkpoint=checkpoint_file(run).name)
+        save_result(out, data=config.dataset, split=split, metrics=metrics,
+                    videos={split: pairs.counts}, checkpoint=checkpoint_file(run).name, **after)
     return metrics
 
 
-def print_metrics(metrics):
-    """A line a direction."""
-    for direction in ('t2v', 'v2t'):
-        m = metrics[direction]
+def export_features(run, out, data_dir=None, split='test', device='auto'):
+    """Everything that a model encodes of a split into one file, .npz or .safetensors.
+
+    The arrays are those of its Texts and Videos, named text_… and video_… (`text_sentence` [T, D],
+    `video_frames` [V, F, D], `video_mask` [V, F], …), and `text_to_video` [T]; ids and captions
+    lie beside them in a table of the same name, .csv."""
+    out = Path(out)
+    if out.suffix not in ('.npz', '.safetensors'):
+        raise ValueError(f'{out}: name a file that ends in .npz or .safetensors')
+    model = heads.load(run, device=pick_device(device))
+    pairs = load_split(model.config, split, data_dir, log=say)
+    arrays = {'text_to_video': pairs.text_to_video}
+    for side, items in zip(('text', 'video'), encode(model, pairs)):
+        arrays |= {f'{side}_{name}': x.cpu().contiguous() for name, x in vars(items).items()
+                   if x is not None}
+    with writing(out) as half:
+        if out.suffix == '.safetensors':
+            save_file(arrays, half)
+        else:
+            with open(half, 'wb') as file:  # given a name, numpy would add .npz
+                np.savez(file, **{name: _numpy(x) for name, x in arrays.items()})
+    with writing(out.with_suffix('.csv')) as half:
+        pairs.table.to_csv(half, index=False)
+    shapes = ', '.join(f'{name} {list(x.shape)}' for name, x in arrays.items())
+    print(f'wrote {out}: {shapes}; captions and ids are in {out.with_suffix(".csv").name}')
+
+
+def _numpy(x):
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bfloat16
+
+
+def draw_curves(run_dirs, out):
+    """Draw the learning curves of runs, from the history.json of each, into a picture.
+
+    FileNotFoundError for a folder without one; ValueError for one that is none."""
+    import matplotlib.pyplot as plt
+
+    from .. import plots
+    if not run_dirs:
+        raise ValueError('name the folders of the runs')
+    kind = Path(out).suffix[1:]
+    if kind not in ('png', 'svg', 'pdf'):
+        raise ValueError(f'{out}: name a picture that ends in .png, .svg or .pdf')
+    histories = {str(run): read_history(run) for run in run_dirs}
+    plots.style()
+    if len(histories) == 1:
+        plots.learning_curves(*histories.values())
+    else:
+        plots.compare_runs(histories)
+    with writing(out) as half:
+        plt.savefig(half, format=kind, dpi=150)
+    for run, history in histories.items():
+        last, recalls = history[-1], [row['val R@1'] for row in history if 'val R@1' in row]
+        best = f', best validation R@1 {max(recalls):.1f}' if recalls else ''
+        print(f'{run}: {last["step"]} steps, loss {last["total"]:.3f}{best}')
+    print(f'wrote {out}')
+
+
+def print_metrics(metrics, pairs=None):
+    """A line a direction; and one before them where videos of the split are missing."""
+    if pairs is not None and pairs.counts['used'] < pairs.counts['listed']:
+        told = '{used:,} of the {listed:,} videos of this split ({missing:,} not there, ' \
+               '{unreadable:,} unreadable): no number of the whole split'
+        print('measured on', told.format(**pairs.counts))
+    for direction, m in metrics.items():
         keys = [f'R@{k}' for k in KS] + ['MdR', 'MnR']
         print(direction, ' '.join(f'{key} {m[key]:.1f}' for key in keys))

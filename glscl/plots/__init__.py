@@ -13,4 +13,4 @@ from .model import (
     temperatures,
 )
 from .style import style
-from .training import learning_curves, schedule, schedules
+from .training import compare_runs, learning_curves, schedule, schedules

@@ -49,3 +49,18 @@ def learning_curves(history):
             ax.legend(loc='lower right' if ax is recalls else 'best')
     if small.lines:
         small.set_yscale('log')
+
+
+def compare_runs(histories):
+    """Loss and validation recall of several runs, a colour a run. histories: {name: history}"""
+    figure, (losses, recalls) = plt.subplots(1, 2, figsize=(10, 3.2))
+    colours = plt.get_cmap('viridis')(np.linspace(0, 0.9, len(histories)))
+    for (name, history), colour in zip(histories.items(), colours):
+        steps = pd.DataFrame(history).set_index('step')
+        smooth = steps['total'].rolling(max(1, len(steps) // 30), min_periods=1).mean()
+        losses.plot(smooth, color=colour, label=name)
+        if 'val R@1' in steps:
+            recalls.plot(steps['val R@1'].dropna(), color=colour, marker='o', ms=4)
+    losses.set(title='loss', xlabel='step')
+    recalls.set(title='validation R@1, text to video', xlabel='step', ylabel='%', ylim=(0, None))
+    figure.legend(loc='outside lower center', ncols=2)

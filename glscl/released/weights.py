@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import open_clip
 import torch
 
-from ..clip_weights import misfits
 from ..config import Config, load_config
 from ..encoders import Clip
 from ..model import GLSCL
+from ..runtime.weights import misfits
 
 # The released code's arguments whose names differ from our settings'.
 ARGUMENTS = {'temp': 'temperature', 'loss2_weight': 'local_weight', 'beta': 'consistency_weight',

@@ -14,9 +14,15 @@ import torch
 
 
 def pick_device(device='auto'):
-    """"auto" takes CUDA, else MPS, else the CPU; any torch device name is taken as it is."""
+    """"auto" takes CUDA, else MPS, else the CPU; any other is one of torch's names. ValueError for
+    one that this machine does not have."""
     if device != 'auto':
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+            reason = str(error).splitlines()[0].partition('. ')[0][:80]
+            raise ValueError(f'device {device!r} cannot be used here ({reason}): take auto, cpu, '
+                             f'or what the machine has of cuda, cuda:1, mps') from None
     if torch.cuda.is_available():
         return torch.device('cuda')
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
@@ -74,20 +80,38 @@ def set_rng_state(device, state):
 
 
 @contextlib.contextmanager
-def sigterm_noted(kind=signal.SIGTERM):
-    """Within it SIGTERM, as clusters send it before they kill, or another kind of signal is noted
-    in the Event that it yields, and nothing more.
+def stop_noted():
+    """Within it SIGTERM, as clusters send it before they kill, and Ctrl-C are noted in the list
+    that it yields, and nothing more; a second Ctrl-C interrupts at once.
 
-    Outside the main thread signals cannot be caught, and it ends the process as ever."""
-    noted = threading.Event()
+    Outside the main thread signals cannot be caught, and end the process as ever."""
+    noted = []
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    before = signal.signal(kind, lambda *_: noted.set())
+
+    def note(number, _):
+        if noted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        noted.append(int(number))
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, note)
     try:
         yield noted
     finally:
-        signal.signal(kind, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stopped(number, message):
+    """What to raise once all is saved after a signal that `stop_noted` noted."""
+    if number == signal.SIGINT:
+        return KeyboardInterrupt(message)
+    print(message, flush=True)
+    return SystemExit(128 + number)  # not finished, for whoever started it
 
 
 def machine():

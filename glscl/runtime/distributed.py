@@ -31,7 +31,7 @@ def processes(device='auto'):
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
         yield device
         return
-    kind = pick_device(device).type
+    kind = (pick_device() if device == 'auto' else torch.device(device)).type
     local_rank, on_this_machine = _place()
     if kind == 'cuda':
         gpus = torch.cuda.device_count()

@@ -26,7 +26,7 @@ from ..data.video import frame_rate, read_frames
 from ..datasets.readers.own import own
 from ..interaction import gram
 from ..model import Videos
-from ..runtime.devices import autocast, sigterm_noted
+from ..runtime.devices import autocast, stop_noted, stopped
 from ..runtime.files import remove_halves
 from ..runtime.locks import one_writer
 from ..runtime.terminal import shown
@@ -292,27 +292,24 @@ def _stored_clips(writer, name, model, log):
 
 def _add(writer, model, todo, batch, workers, log):
     """Decode and encode `todo`, {ClipKey: (video_id, stat)}; returns how many could be."""
-    with sigterm_noted() as terminated, sigterm_noted(signal.SIGINT) as interrupted:
-        added, done = _encode_all(writer, model, todo, batch, workers, log,
-                                  lambda: terminated.is_set() or interrupted.is_set())
+    with stop_noted() as noted:
+        added, done = _encode_all(writer, model, todo, batch, workers, log, noted)
     if done < len(todo):
-        log(f'stopped after {done} of {len(todo)} videos, which are kept; the same command goes on')
-        if terminated.is_set():
-            raise SystemExit(143)  # 128 + SIGTERM
-        raise KeyboardInterrupt
+        raise stopped(noted[0], f'stopped after {done} of {len(todo)} videos, which are kept; the '
+                                f'same command goes on')
     return added
 
 
-def _encode_all(writer, model, todo, batch, workers, log, stopping):
-    """(how many of `todo` were encoded, how many tried); at the first clip after stopping() is true
-    what there is counts, and no more is done."""
+def _encode_all(writer, model, todo, batch, workers, log, noted):
+    """(how many of `todo` were encoded, how many tried); at the first clip after a signal is
+    `noted` what there is counts, and no more is done."""
     c, unreadable = model.config, writer.manifest['unreadable']
     settings = (c.max_frames, c.framerate, model.clip.image_size, c.sampling, c.reader)
     began = logged = time.monotonic()
     lines, frames, added, done = [], [], 0, 0
     results = _decode_all(todo, settings, workers, batch + workers)
     for done, (clip, result) in enumerate(results, 1):
-        stop = stopping()
+        stop = bool(noted)
         video_id, stat = todo[clip]
         record = dict(id=video_id, **clip._asdict())
         if isinstance(result, Unreadable):

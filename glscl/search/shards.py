@@ -65,14 +65,11 @@ def pick_model(model, recorded=None, device='auto'):
         path = recorded
     else:
         path = model or recorded
-        try:
-            torch.empty(0, device=pick_device(device))
-        except (RuntimeError, AssertionError) as error:  # torch has both
-            raise ValueError(f'device {device!r} cannot be used here ({one_line(error)})') from None
+        device = pick_device(device)
         if recorded and not model and not os.path.exists(recorded):
             raise FileNotFoundError(f'{recorded}, the checkpoint that made the gallery, is not '
                                     f'there any more: name the place where it is now as --model')
-        model = load_model(path, device=pick_device(device))
+        model = load_model(path, device=device)
     if not isinstance(model, GLSCL):
         raise ValueError(f"a gallery keeps what GLSCL's score reads of a video; this model has "
                          f'the head {model.config.head}: name another')

@@ -14,7 +14,7 @@ import pytest
 import torch
 from runtime.holding import hold
 
-from glscl import GLSCL, Trainer, load_model, save_model
+from glscl import GLSCL, Trainer, load_model, save_model, training
 from glscl.checkpoints import save_result
 from glscl.data import frames as store
 from glscl.data.feature_cache import word_features
@@ -22,6 +22,7 @@ from glscl.data.pairs import load_pairs
 from glscl.data.video import VideoError
 from glscl.datasets.splits import load_shapes, shapes_table
 from glscl.evaluation import evaluate
+from glscl.journal import read_history
 from glscl.runtime.devices import seed_everything
 from glscl.training import warmup_cosine
 
@@ -260,7 +261,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(config, splits, tmp_path, monke
     with pytest.raises(OSError, match='(?s)cannot write .*last.pt.*No space left.*disk full'):
         t.save()
     assert (tmp_path / 'last.pt').read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['history.json', 'last.pt']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['last.pt']
 
 
 def test_one_caption_is_too_few(config, splits):
@@ -633,6 +634,54 @@ def test_sigterm_saves_at_the_end_of_the_step_and_exits_with_143(config, splits,
     go(config, splits, tmp_path)
     same_end(uninterrupted, tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@needs_fork
+def test_ctrl_c_saves_at_the_end_of_the_step_and_says_so(config, splits, uninterrupted, tmp_path):
+    def interrupted(heard):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
+        try:
+            go(config, splits, tmp_path, at={3: lambda: signal.raise_signal(signal.SIGINT)})
+        except KeyboardInterrupt as stop:
+            heard.send(str(stop))
+    hears, heard = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context('fork').Process(target=interrupted, args=[heard])
+    child.start()
+    assert hears.recv() == 'stopped at step 3 of 6; saved: the same command goes on'
+    child.join()
+    assert torch.load(tmp_path / 'last.pt', weights_only=True)['step'] == 3
+    go(config, splits, tmp_path)
+    same_end(uninterrupted, tmp_path)
+
+
+def test_a_checkpoint_is_also_kept_by_time(config, splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, 'SAVE_SECONDS', -1)
+    t = trainer(config, splits, tmp_path, steps=6, eval_every=6)
+    saved = []
+    monkeypatch.setattr(t, 'save', lambda: saved.append(t.step))
+    t.run(until=3, log=None)
+    assert saved == [1, 2, 3]
+
+
+def test_the_history_is_there_while_the_run_goes_on(config, splits, tmp_path, monkeypatch):
+    monkeypatch.setattr('glscl.journal.PAUSE', 0)
+    t = trainer(config, splits, tmp_path, steps=6, eval_every=6)
+    kept = []
+    monkeypatch.setattr(t, 'validate', lambda: None)
+    monkeypatch.setattr(t, 'train_step', lambda batch: (kept.append(
+        read_history(tmp_path) if t.step else []), setattr(t, 'step', t.step + 1),
+        dict(step=t.step, total=1.0))[-1])
+    t.run(until=3, log=None)
+    assert [len(history) for history in kept] == [0, 1, 2]
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{}', '[1]', '[{"step": 1}]', '[{"step": "a", "total": 1}]'])
+def test_a_history_that_is_none_is_named(tmp_path, text):
+    with pytest.raises(FileNotFoundError, match='history.json: no history yet'):
+        read_history(tmp_path)
+    (tmp_path / 'history.json').write_text(text)
+    with pytest.raises(ValueError, match='history.json holds no history of a run'):
+        read_history(tmp_path)
 
 
 def test_the_image_tower_alone_is_compiled_and_keeps_its_names(config, splits, monkeypatch):

@@ -4,15 +4,20 @@ import json
 import shlex
 from unittest import mock
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 from runtime.holding import hold
+from safetensors.torch import load_file
 
 from glscl import load_model
 from glscl.__main__ import main
-from glscl.evaluation import evaluate
+from glscl.evaluation import encode, evaluate
 from glscl.experiments import runs
+from glscl.experiments.rescore import load_similarity, rescore
+from glscl.score import encode_captions
 
 
 @pytest.fixture
@@ -148,3 +153,101 @@ def test_a_run_is_evaluated_on_any_split_of_its_data(asked, recipe, splits, tmp_
 def test_a_run_that_is_not_there_is_named(tmp_path, capsys):
     assert main(['evaluate', str(tmp_path / 'run'), '--device', 'cpu']) == 1
     assert 'no such checkpoint. Train one' in capsys.readouterr().err
+
+
+@pytest.fixture
+def trained(asked, recipe, tmp_path):
+    runs.train(recipe(dataset='msvd'), tmp_path / 'run', None, 0, 'cpu')
+    return tmp_path / 'run'
+
+
+def test_the_recorded_command_names_folders_and_device(asked, recipe, tmp_path, monkeypatch):
+    runs.train(recipe(), tmp_path / 'a run', 'the data', 5, 'cpu')
+    again = mock.create_autospec(runs.train)
+    monkeypatch.setattr(runs, 'train', again)
+    assert main(shlex.split(result_of(tmp_path / 'a run')['command'])[1:]) == 0
+    assert again.call_args.args[1:5] == (str(tmp_path / 'a run'), 'the data', 5, 'cpu')
+
+
+def test_the_videos_of_each_split_are_counted_and_a_part_is_said_to_be_one(asked, recipe, splits, tmp_path, capsys, monkeypatch):
+    partial = dataclasses.replace(splits['test'], missing=['a', 'b'], skipped={'c': 'broken'})
+    monkeypatch.setitem(splits, 'test', partial)
+    runs.train(recipe(dataset='msvd'), tmp_path / 'run', None, 0, 'cpu')
+    V = len(partial.frames)
+    counts = dict(listed=V + 3, missing=2, unreadable=1, used=V)
+    assert result_of(tmp_path / 'run')['videos']['test'] == counts
+    assert result_of(tmp_path / 'run')['videos']['train']['missing'] == 0
+    line = f'measured on {V} of the {V + 3} videos of this split (2 not there, 1 unreadable)'
+    assert line in capsys.readouterr().out
+    runs.evaluate_run(tmp_path / 'run', None, 'test', 'cpu', tmp_path / 'again.json')
+    assert line in capsys.readouterr().out
+    assert json.loads((tmp_path / 'again.json').read_text())['videos'] == {'test': counts}
+
+
+@pytest.mark.parametrize('words, said', [
+    (['--set', 'head=X-Pol'], "unknown head 'X-Pol'"),
+    (['--set', 'clip=ViT-Z-9'], 'ViT-Z-9'),
+    (['--set', 'clip=ViT-B-32', 'clip_pretrained=nowhere.pt'], 'nowhere.pt'),
+    (['--device', 'cuda:63'], "device 'cuda:63' cannot be used here"),
+    (['--device', 'gpu'], "device 'gpu' cannot be used here")])
+def test_what_can_be_known_early_is_said_before_anything_is_decoded(asked, recipe, tmp_path, capsys, words, said):
+    line = ['train', '--recipe', str(recipe()), '--run-dir', str(tmp_path / 'run'), *words]
+    assert main(line if '--device' in words else [*line, '--device', 'cpu']) == 1
+    shown = capsys.readouterr().err
+    assert said in shown and shown.count('\n') == 1 and asked == []
+
+
+def test_a_folder_that_cannot_hold_a_run_is_refused_early(asked, recipe, trained, tmp_path, capsys):
+    asked.clear()
+    (tmp_path / 'file').write_text('')
+    for run_dir, said in ((tmp_path / 'file', 'cannot write'), (trained, 'made with other settings')):
+        line = ['train', '--recipe', str(recipe()), '--run-dir', str(run_dir), '--device', 'cpu', '--set', 'lr=0.01']
+        assert main(line) == 1
+        assert said in capsys.readouterr().err and asked == []
+
+
+def test_qb_norm_and_dual_softmax_are_told_apart(trained, splits, tmp_path, capsys, monkeypatch):
+    captions = splits['train'].table.drop_duplicates('video_id')['caption'].tolist()
+    monkeypatch.setattr(runs, 'bank_captions', lambda config, data_dir: captions)
+    capsys.readouterr()
+    runs.evaluate_run(trained, None, 'test', 'cpu', tmp_path / 'm.json', rescored=True, similarity=tmp_path / 's.npz')
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == ['t2v', 'v2t', 'wrote', 'QB-Norm,', 't2v', 'dual', 't2v', 'v2t']
+    result = json.loads((tmp_path / 'm.json').read_text())
+    S, owner = load_similarity(tmp_path / 's.npz')
+    assert torch.equal(owner, splits['test'].text_to_video)
+    model = load_model(trained)
+    bank = model.similarity(encode_captions(model, captions), encode(model, splits['test'])[1])
+    expected = rescore(S, owner, dict(t2v=bank), dual=True)
+    for name in ('QB-Norm', 'dual softmax'):
+        assert result[name] == json.loads(json.dumps(expected[name]))
+
+
+@pytest.mark.parametrize('suffix', ['npz', 'safetensors'])
+def test_exported_features_score_as_the_model_does(trained, splits, tmp_path, suffix):
+    out = tmp_path / f'features.{suffix}'
+    runs.export_features(trained, out, None, 'test', 'cpu')
+    if suffix == 'npz':
+        arrays = {name: torch.from_numpy(x) for name, x in np.load(out).items()}
+    else:
+        arrays = load_file(out)
+    model, test = load_model(trained), splits['test']
+    texts, videos = encode(model, test)
+    for side, items in (('text', texts), ('video', videos)):
+        for name, x in vars(items).items():
+            assert x is None or torch.equal(arrays[f'{side}_{name}'], x)
+    assert torch.equal(arrays['text_to_video'], test.text_to_video)
+    table = pd.read_csv(out.with_suffix('.csv'))
+    assert table['caption'].tolist() == test.table['caption'].tolist()
+    with pytest.raises(ValueError, match='ends in .npz or .safetensors'):
+        runs.export_features(trained, tmp_path / 'features.h5')
+
+
+def test_learning_curves_of_one_run_and_of_several(trained, tmp_path, capsys):
+    for line in (f'curves {trained} --out {tmp_path}/one.png', f'curves {trained} {trained}/../run --out {tmp_path}/two.svg'):
+        assert main(shlex.split(line)) == 0
+        assert '2 steps, loss ' in capsys.readouterr().out
+    assert (tmp_path / 'one.png').stat().st_size > 5000 and b'</svg>' in (tmp_path / 'two.svg').read_bytes()
+    assert main(['curves', str(tmp_path), '--out', str(tmp_path / 'c.png')]) == 1
+    assert 'no history yet' in capsys.readouterr().err
+    assert main(['curves', str(trained), '--out', str(tmp_path / 'c.doc')]) == 1

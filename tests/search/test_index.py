@@ -260,7 +260,7 @@ def test_a_stopped_indexer_keeps_what_it_has_and_says_how_to_go_on(films, checkp
                '--device', 'cpu', '--workers', '1', '--batch', '4']
     done = subprocess.run([sys.executable, '-c', code, *command], capture_output=True, text=True)
     assert done.returncode == status and 'Traceback' not in done.stderr
-    assert 'stopped after 7 of 12 videos, which are kept; the same command goes on' in done.stdout
+    assert 'stopped after 7 of 12 videos, which are kept; the same command goes on' in done.stdout + done.stderr
     assert len(paths_in(tmp_path / 'g')) == 7
     assert index(films, tmp_path / 'g', checkpoint)['added'] == 5
 

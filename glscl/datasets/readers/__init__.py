@@ -18,7 +18,8 @@ def load_table(dataset, split, data_dir, select_on='val', require_videos=True):
     QB-Norm). select_on="val": MSR-VTT 9k and ActivityNet, which have no validation list, hold 500
     training videos out; "test": val is the test split and train the whole, as in the released code.
     Captions without words, and of videos that are not on disk, are left out with a warning that
-    counts them; with require_videos=False the latter stay, and their path is None.
+    counts them; with require_videos=False the latter stay, and their path is None. The ids of
+    videos that are not on disk are the table's attrs['missing'].
 
     Raises ValueError naming file, row and field; FileNotFoundError for a missing annotation file,
     or if no video is there."""
@@ -47,10 +48,13 @@ def load_table(dataset, split, data_dir, select_on='val', require_videos=True):
     paths = rows['path'] if dataset == 'own' else find_videos(dataset, rows['video_id'], data_dir)
     found = {path for path in set(paths) if path and os.path.isfile(path)}
     rows = rows.assign(path=[path if path in found else None for path in paths])
+    missing = rows.loc[rows['path'].isna(), 'video_id'].unique().tolist()
     if require_videos:
-        rows = _with_videos(rows, split, data_dir)
+        rows = _with_videos(rows, missing, split, data_dir)
     rows = rows.reindex(columns=COLUMNS).reset_index(drop=True).astype(object)
-    return rows.where(rows.notna(), None)
+    rows = rows.where(rows.notna(), None)
+    rows.attrs['missing'] = missing
+    return rows
 
 
 def find_videos(dataset, video_ids, data_dir):
@@ -73,15 +77,19 @@ def find_videos(dataset, video_ids, data_dir):
     return [stems.get(name) for name in video_ids]
 
 
-def _with_videos(rows, split, data_dir):
+def _with_videos(rows, missing, split, data_dir):
     """Rows whose video is there; the other videos are counted, and the first of them named."""
-    lost, count = rows[rows['path'].isna()]['video_id'].unique(), rows['video_id'].nunique()
-    if len(lost) == count:
+    count = rows['video_id'].nunique()
+    if len(missing) == count:
+        other = ''
+        if split == 'val':
+            other = (', or set select_on to test, which picks the checkpoint on the test split and '
+                     'makes its numbers optimistic')
         raise FileNotFoundError(f'{data_dir}: none of the {count} videos of the split "{split}" is '
-                                f'there, such as {lost[0]!r}. Put them anywhere below data_dir, '
-                                f'named by their id; `glscl check` lists what is missing')
-    if len(lost):
-        names = ', '.join(lost[:3]) + (' …' if len(lost) > 3 else '')
-        warnings.warn(f'{data_dir}: {len(lost)} of {count} videos of the split "{split}" are '
+                                f'there, such as {missing[0]!r}. Put them anywhere below data_dir, '
+                                f'named by their id{other}; `glscl check` lists what is missing')
+    if missing:
+        names = ', '.join(missing[:3]) + (' …' if len(missing) > 3 else '')
+        warnings.warn(f'{data_dir}: {len(missing)} of {count} videos of the split "{split}" are '
                       f'missing and left out ({names})', stacklevel=3)
     return rows[rows['path'].notna()]

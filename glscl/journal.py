@@ -1,0 +1,83 @@
+"""What a training run tells while it goes on: how far it is, history.json as it grows, and event
+files for TensorBoard where that is installed."""
+import json
+import time
+from pathlib import Path
+
+from .checkpoints import writing
+from .runtime.progress import PAUSE, Progress
+
+
+class Journal:
+    """Follows a Trainer: `step()` after each of its steps.
+
+    silent: nothing on the screen. Event files go into the run's folder, so that
+    `tensorboard --logdir runs` shows several runs side by side."""
+
+    def __init__(self, trainer, silent=False):
+        self.trainer, self.progress, self.events = trainer, None, None
+        self.next_history = time.monotonic() + PAUSE
+        if not silent:
+            self.progress = Progress('training', trainer.total, 'steps', trainer.step,
+                                     notebook=True)
+        if trainer.run_dir and trainer.writes:
+            self.events = _event_writer(trainer.run_dir, trainer.step + 1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.progress:
+            self.progress.__exit__()
+        if self.events:
+            self.events.close()
+
+    def step(self):
+        """The trainer has taken a step."""
+        trainer, now = self.trainer, time.monotonic()
+        row = trainer.history[-1]
+        if self.progress:
+            self.progress.step(loss=row['total'])
+        if self.events:
+            for name in row.keys() - {'step'}:
+                self.events.add_scalar(name, row[name], row['step'])
+        if now > self.next_history:
+            self.save()
+
+    def save(self):
+        """Bring history.json up to the last step."""
+        self.next_history = time.monotonic() + PAUSE
+        if self.trainer.run_dir and self.trainer.writes:
+            save_history(self.trainer.run_dir, self.trainer.history)
+
+
+def save_history(run_dir, history):
+    """A run's history.json: a list of a dict a step."""
+    with writing(run_dir / 'history.json') as half_written:
+        half_written.write_text(json.dumps(history))
+
+
+def read_history(run_dir):
+    """What `save_history` wrote; FileNotFoundError or ValueError with what to do."""
+    path = Path(run_dir) / 'history.json'
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no history yet. It is written half a minute after the '
+                                f'first step; is this the folder of a run?')
+    try:
+        history = json.loads(path.read_text(encoding='utf-8'))
+        told = [(row['step'] + 0, row['total'] + 0) for row in history]
+    except (ValueError, TypeError, KeyError):
+        told = []
+    if not told:
+        raise ValueError(f'{path} holds no history of a run: delete it; a run that goes on writes '
+                         f'it again')
+    return history
+
+
+def _event_writer(folder, first_step):
+    """TensorBoard's writer, which drops what an earlier try wrote from `first_step` on."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # the extra `tensorboard` is not installed
+        return None
+    return SummaryWriter(folder, purge_step=first_step)
