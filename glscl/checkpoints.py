@@ -170,7 +170,7 @@ def check_run_dir(run_dir, config, seed):
     run_dir = Path(run_dir)
     with writing(run_dir / 'run_dir') as half_written:
         half_written.touch()
-    (run_dir / 'run_dir').unlink()
+    (run_dir / 'run_dir').unlink(missing_ok=True)  # another process may have been as far
     if (run_dir / 'last.pt').exists():
         read_run_state(run_dir / 'last.pt', config, seed=seed)
 
