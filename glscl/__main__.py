@@ -10,6 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 from . import __version__
+from .runtime.terminal import shown
 
 app = SubcommandApp()
 bench = SubcommandApp()
@@ -109,22 +110,24 @@ def check(recipe: Recipe = 'shapes', data_dir: DataDir = None, decode: bool = Fa
 @app.command
 def index(videos: Positional[tuple[str, ...]], /, out: str, model: Model = None,
           device: Device = 'auto', batch: int = 16, workers: int | None = None,
-          shortlist: bool = False):
-    """Encode your own videos into a gallery to search; a later run adds, removes and goes on.
+          shortlist: bool = False, sync: bool = False, yes: bool = False):
+    """Encode your own videos into a gallery to search; a later run adds more and goes on.
 
     Example: glscl index VIDEOS/ --out gallery/
 
     Args:
         videos: Folders (mp4, webm, avi, mkv, mov at any depth), or tables of paths.
-        out: The folder of the gallery; it comes to hold exactly these videos.
+        out: The folder of the gallery; what it holds stays, and these videos are added.
         batch: Videos encoded at once.
         workers: Processes that decode.
         shortlist: Also make the index (faiss) for `glscl search --shortlist`.
+        sync: Remove from the gallery what is not among these videos, and say how many.
+        yes: With --sync, also where that is more than half of them; else it asks.
     """
     if not videos:
         raise ValueError('name the videos: folders, or tables of paths')
     from .search.index import index_command
-    return index_command(videos, out, model, device, batch, workers, shortlist)
+    return index_command(videos, out, model, device, batch, workers, shortlist, sync, yes)
 
 
 @app.command
@@ -353,13 +356,13 @@ def main(argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as stop:
-        print(f'{command}: {str(stop) or "stopped"}', file=sys.stderr)
+        print(f'{command}: {shown(stop) or "stopped"}', file=sys.stderr)
         return 130
     except MemoryError:
         print(f'{command}: out of memory: make the batch smaller', file=sys.stderr)
         return 1
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f'{command}: {" ".join(str(error).splitlines())}', file=sys.stderr)
+        print(f'{command}: {shown(" ".join(str(error).splitlines()))}', file=sys.stderr)
         return 1
 
 

@@ -1,26 +1,30 @@
 """What a run leaves behind: weights with their configuration, results with their provenance."""
 import dataclasses
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 
-from .clip_models import build_clip, small_clip_of
+from .clip_models import build_clip, clip_sizes, small_clip_of, token_ids_of
 from .config import SETTINGS, Config, data_path
 from .model import GLSCL
 from .runtime.devices import machine
-from .runtime.files import atomic_write, one_line, read_torch
+from .runtime.files import atomic_write, one_line, read_tensors, read_torch, write_tensors
+from .runtime.weights import finite, misfits
 
 # What the shapes of the weights depend on, besides whether there is a local module.
 ARCHITECTURE = ('clip', 'head', 'temporal', 'temporal_layers', 'num_queries', 'decoder_layers',
                 'share_queries', 'share_decoder')
 
 # What a run goes on from: the entries of last.pt.
-RUN_STATE = ('model', 'optimizer', 'schedule', 'scaler', 'step', 'best', 'history', 'seconds',
-             'seed', 'total', 'config', 'rng')
+RUN_STATE = dict(model=dict, optimizer=dict, schedule=dict, scaler=dict, step=int,
+                 best=(int, float), history=list, seconds=(int, float), seed=int, total=int,
+                 config=dict, rng=torch.Tensor)
+CONV1 = 'clip.clip.visual.conv1.weight'
+ANEW = 'Delete it to begin anew, or name a new run_dir.'
+ANOTHER = 'Copy it again, or name another checkpoint.'
 
 
 def save_model(model, path, half=False):
@@ -38,7 +42,7 @@ def save_model(model, path, half=False):
     meta = dict(config=json.dumps(dataclasses.asdict(model.config)),
                 token_ids=json.dumps(token_ids), quick_gelu=json.dumps(model.clip.quick_gelu))
     with writing(path) as half_written:
-        save_file(state, half_written, meta)
+        write_tensors(half_written, state, meta)
 
 
 def load_model(path=None, config=None, device='cpu'):
@@ -58,20 +62,23 @@ def read_checkpoint(path=None, config=None):
     """(its Config, an untrained Clip of its sizes, weights by name); arguments and errors as
     `load_model`."""
     path = checkpoint_file(path)
+    state, meta = read_tensors(path, ANOTHER)
     try:
-        with safe_open(path, 'pt') as file:
-            meta = file.metadata()
         saved = Config(**json.loads(meta['config']))
-        token_ids = json.loads(meta['token_ids'])
-        quick_gelu = json.loads(meta.get('quick_gelu', 'true'))
-        state = load_file(path)
-    except (SafetensorError, TypeError, KeyError) as error:
+        token_ids = token_ids_of(meta['token_ids'])
+        quick_gelu = json.loads(meta.get('quick_gelu', 'true')) is True
+        cfg = clip_sizes(saved.clip)['vision_cfg']
+    except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not a checkpoint of this package, or is damaged '
-                         f'({error})') from error
+                         f'({one_line(error)}). {ANOTHER}') from error
     if config is not None:
         _same_architecture(path, saved, config)
     if saved.clip == 'small':  # built for the tokens of the checkpoint, whatever ships today
-        return saved, small_clip_of(torch.tensor(token_ids)), state
+        return saved, small_clip_of(token_ids), state
+    first = state.get(CONV1)
+    if first is not None and len(first) != cfg['width']:  # before memory for a billion is asked
+        raise ValueError(f'{path}: its weights do not fit its configuration ({CONV1} is '
+                         f'{list(first.shape)}, of {saved.clip} {cfg["width"]}). {ANOTHER}')
     return saved, build_clip(saved.clip, quick_gelu), state
 
 
@@ -89,17 +96,14 @@ def checkpoint_file(path=None):
 def fill_model(model, state, path):
     """Put a checkpoint's weights into a model; ValueError where they do not fit it."""
     path = checkpoint_file(path)
-    tied = {name: x.data_ptr() for name, x in model.state_dict().items()}
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # a shape
-        raise ValueError(f'{path}: its weights do not fit its configuration '
-                         f'({one_line(error)})') from None
-    filled = {tied[name] for name in state if name in tied}
-    missing = [name for name in missing if tied[name] not in filled]
-    if unexpected or missing:
-        raise ValueError(f'{path}: its weights do not fit its configuration (missing '
-                         f'{missing[:3]}, unexpected {unexpected[:3]})')
+    wanted = model.state_dict()
+    places = {name: x.data_ptr() for name, x in wanted.items()}
+    filled = {places[name] for name in state if name in places}  # what is shared is stored once
+    wrong = misfits({name: x for name, x in wanted.items()
+                     if name in state or places[name] not in filled}, state)
+    if wrong:
+        raise ValueError(f'{path}: its weights do not fit its configuration ({wrong}). {ANOTHER}')
+    model.load_state_dict(state, strict=False)
 
 
 def _same_architecture(path, saved, wanted):
@@ -118,13 +122,18 @@ def read_run_state(path, config, **expected):
 
     config, expected (seed, total): what the run that goes on has. ValueError where the file is
     damaged, or was made with other settings, which it names."""
-    state = read_torch(path, remedy='Delete it to begin anew, or name a new run_dir')
-    absent = [name for name in RUN_STATE if not isinstance(state, dict) or name not in state]
-    if absent:
-        raise ValueError(f'{path} is no checkpoint of a run (it has no {", ".join(absent)}): '
-                         f'delete it to begin anew, or name a new run_dir')
-    # a setting that an older file does not have counts as its default
-    saved = Config(**{k: v for k, v in state['config'].items() if k in SETTINGS})
+    state = read_torch(path, remedy=ANEW)
+    wrong = [name for name, kind in RUN_STATE.items()
+             if not isinstance(state, dict) or not isinstance(state.get(name), kind)]
+    if not wrong and (state['rng'].dtype != torch.uint8 or state['rng'].ndim != 2):
+        wrong = ['rng']
+    if wrong:
+        raise ValueError(f'{path} is no checkpoint of a run (it has no {", ".join(wrong)}, or not '
+                         f'as a run writes it). {ANEW}')
+    try:  # a setting that an older file does not have counts as its default
+        saved = Config(**{k: v for k, v in state['config'].items() if k in SETTINGS})
+    except ValueError as error:
+        raise ValueError(f'{path} holds a wrong setting ({error}). {ANEW}') from None
     differ = [name for name in SETTINGS if getattr(saved, name) != getattr(config, name)]
     differ += [name for name, value in expected.items() if state[name] != value]
     if differ:
@@ -133,15 +142,45 @@ def read_run_state(path, config, **expected):
     return state
 
 
+def restore(path, state, model, optimizer, **parts):
+    """Put what `read_run_state` returned into a run; ValueError where it does not fit."""
+    wrong = misfits(model.state_dict(), state['model'])
+    try:
+        if not wrong:
+            for name, part in dict(parts, optimizer=optimizer, model=model).items():
+                part.load_state_dict(state[name])
+            wrong = ', '.join(_spoilt(optimizer))
+    except Exception as error:  # each part has its own
+        wrong = one_line(error)
+    if wrong:
+        raise ValueError(f'{path} does not fit this run ({wrong}). {ANEW}')
+
+
+def _spoilt(optimizer):
+    """Which of an optimizer's averages have another shape than their weights, or hold NaN."""
+    for weight, averages in optimizer.state.items():
+        for name, x in averages.items():
+            if torch.is_tensor(x) and (x.shape not in (weight.shape, ()) or not finite(x)):
+                yield f'{name} of a weight {list(weight.shape)}'
+
+
 def check_run_dir(run_dir, config, seed):
     """Refuse, before anything long begins, a folder that cannot be written to (OSError), or that
     holds a run with other settings (ValueError)."""
     run_dir = Path(run_dir)
     with writing(run_dir / 'run_dir') as half_written:
         half_written.touch()
-    (run_dir / 'run_dir').unlink()
+    (run_dir / 'run_dir').unlink(missing_ok=True)  # another process may have been as far
     if (run_dir / 'last.pt').exists():
         read_run_state(run_dir / 'last.pt', config, seed=seed)
+
+
+def one_writer(run_dir):
+    """`locks.one_writer`, of which a run without a folder needs none."""
+    if not run_dir:
+        return nullcontext()
+    from .runtime.locks import one_writer
+    return one_writer(run_dir)
 
 
 def save_result(path, **result):

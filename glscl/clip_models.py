@@ -6,16 +6,15 @@ from pathlib import Path
 
 import open_clip
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import nn
 
-from .clip_weights import architecture, fill, load_weights
 from .config import data_path
 from .data.sampling import pixels
 from .data.tokens import tokenizer
 from .encoders import Clip
 from .runtime.devices import precision
+from .runtime.files import read_tensors
+from .runtime.weights import fill
 
 # The shipped CLIP. Plain GELU: on a CPU it is a third faster to train than QuickGELU.
 SMALL = dict(embed_dim=128,
@@ -113,11 +112,15 @@ class ClipModel(nn.Module):
 
     def encode_texts(self, token_ids, token_mask):
         """token_ids int64 [T, L], token_mask [T, L] -> Texts"""
+        if not len(token_ids):
+            raise ValueError('there are no texts to encode')
         sentence, words = self.clip.encode_words(token_ids, token_mask)
         return self.encode_words(sentence, words, token_mask)
 
     def encode_videos(self, frames, frame_mask):
         """frames [V, F, 3, H, W] normalised, frame_mask [V, F] -> Videos"""
+        if not frames.numel():
+            raise ValueError('there are no videos to encode')
         mask = frame_mask.bool().clone()
         mask[:, 0] = True         # an empty video needs some features; they are masked later on
         if not self.config.mask_padding:
@@ -174,8 +177,9 @@ def load_clip(name='small', pretrained=None):
     had, with what to do."""
     if name == 'small':
         return _load_small(Path(pretrained) if pretrained else data_path('clip_small.safetensors'))
+    from .clip_weights import load_weights  # the small CLIP needs none of it
     if pretrained is None:
-        return build_clip(name, bool(architecture(name).get('quick_gelu')))
+        return build_clip(name, bool(clip_sizes(name).get('quick_gelu')))
     state, quick_gelu = load_weights(name, pretrained)
     clip = build_clip(name, quick_gelu)
     fill(clip.clip, state, pretrained, name)
@@ -184,7 +188,7 @@ def load_clip(name='small', pretrained=None):
 
 def build_clip(name, quick_gelu):
     """An untrained Clip of one of open_clip's architectures, with QuickGELU or plain GELU."""
-    return Clip(open_clip.CLIP(**{**architecture(name), 'quick_gelu': quick_gelu}))
+    return Clip(open_clip.CLIP(**{**clip_sizes(name), 'quick_gelu': quick_gelu}))
 
 
 def small_clip(vocabulary):
@@ -207,18 +211,36 @@ def _load_small(path):
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file. With clip="small", clip_pretrained is null '
                                 f'for the shipped weights, or a file written by `glscl pretrain`')
+    state, meta = read_tensors(path, 'Name a file of `glscl pretrain`, or null in clip_pretrained '
+                                     'for the shipped one.')
     try:
-        with safe_open(path, 'pt') as file:
-            token_ids = torch.tensor(json.loads(file.metadata()['token_ids']))
-    except (SafetensorError, TypeError, KeyError):
-        raise ValueError(f'{path} is not a small CLIP of this package, or is damaged; name the '
-                         f'architecture of other weights in clip, such as ViT-B-32') from None
+        token_ids = token_ids_of(meta['token_ids'])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f'{path} is not a small CLIP of this package, or is damaged ({error}); '
+                         f'name the architecture of other weights in clip, as ViT-B-32') from None
     small = small_clip_of(token_ids)
-    small.clip.load_state_dict({name: x.float() for name, x in load_file(path).items()})
+    fill(small.clip, state, path, 'a small CLIP')
     return small
+
+
+def token_ids_of(text):
+    """The tokens that a small CLIP's file names in JSON: int64 [n]; ValueError unless they rise."""
+    ids, end = json.loads(text), tokenizer().vocab_size
+    if not isinstance(ids, list) or not all(type(n) is int for n in ids):
+        raise ValueError(f'its token_ids are no list of whole numbers: {text[:40]}')
+    if not all(a < b for a, b in zip([0, *ids], [*ids, end])):
+        raise ValueError(f'its token_ids do not rise from 1 to {end - 1}: {text[:40]}')
+    return torch.tensor(ids, dtype=torch.long)
 
 
 def image_size(name='small'):
     """The side in pixels of the square that a CLIP looks at, without building it."""
-    sizes = SMALL if name == 'small' else architecture(name)
-    return sizes['vision_cfg']['image_size']
+    return clip_sizes(name)['vision_cfg']['image_size']
+
+
+def clip_sizes(name='small'):
+    """open_clip's settings of a CLIP by its name; ValueError for one that there is not."""
+    if name == 'small':
+        return SMALL
+    from .clip_weights import architecture  # the small CLIP needs none of it
+    return architecture(name)

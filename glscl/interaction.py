@@ -188,6 +188,8 @@ class LocalInteraction(nn.Module):
 
 
 def _decoder(width, layers, heads):
+    if width % heads:
+        raise ValueError(f'a width of {width} does not split into the {heads} heads of a decoder')
     layer = nn.TransformerDecoderLayer(width, heads, dim_feedforward=2048, dropout=0.1,
                                        batch_first=True)
     return nn.TransformerDecoder(layer, layers)

@@ -253,6 +253,7 @@ def _results(folder):
     result = json.loads(path.read_text(encoding='utf-8'))
     recalls = pd.DataFrame(result['metrics']).T[['R@1', 'R@5', 'R@10', 'R@50', 'MdR', 'MnR']]
     recalls = recalls.astype(float).rename_axis('direction').reset_index()
-    recalls.to_csv(folder / 'results.csv', index=False, float_format='%.1f')
+    with atomic_write(folder / 'results.csv') as half:
+        recalls.to_csv(half, index=False, float_format='%.1f')
     return (f'<p>Measured here on the test split of <code>shapes</code> ({result["hardware"]}, '
             f'seed {result["seed"]}):</p>{recalls.to_html(index=False, float_format="%.1f")}')

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from .checkpoints import fill_model, read_run_state, save_model, writing
+from .checkpoints import fill_model, one_writer, read_run_state, restore, save_model, writing
 from .data.sampling import VideoError
 from .evaluation import evaluate, frozen_features
 from .model import Texts
@@ -30,7 +29,7 @@ from .runtime.devices import (
     stop_noted,
     stopped,
 )
-from .runtime.files import remove_halves
+from .runtime.files import read_tensors, remove_halves
 
 SAVE_SECONDS = 600  # between two checkpoints at most
 
@@ -284,11 +283,13 @@ class Trainer:
 
         log: called with a line now and then, or None. save_every: steps between checkpoints
         (default: at each validation, and ten minutes after the last one). After SIGTERM or Ctrl-C
-        it saves at the end of the step and raises SystemExit(143) or KeyboardInterrupt."""
+        it saves at the end of the step and raises SystemExit(143) or KeyboardInterrupt. ValueError
+        where another process writes to run_dir, and says which."""
         from .journal import Journal  # a step needs none
         until, save_every = until or self.total, save_every or self.eval_every
         start, lost, saved = time.time() - self.seconds, 0, time.time()
-        with stop_noted() as noted, Journal(self, silent=log is None) as journal:
+        with (one_writer(self.run_dir), stop_noted() as noted,
+              Journal(self, silent=log is None) as journal):
             log = log or (lambda *_: None)
             for batch in self.batches(until):
                 self.history.append(self.train_step(batch))
@@ -336,7 +337,7 @@ class Trainer:
     def _load_best(self):
         path = self.run_dir / 'best.safetensors'
         if self.writes and path.exists():
-            fill_model(self.model, load_file(path), path)
+            fill_model(self.model, read_tensors(path)[0], path)
         distributed.broadcast(self.model)
 
     # checkpoints
@@ -359,14 +360,14 @@ class Trainer:
 
         A damaged last.pt, or one made with other settings, raises ValueError with what to do."""
         path = self.run_dir / 'last.pt' if self.run_dir else None
-        if path and self.writes:
-            remove_halves(self.run_dir)
+        with one_writer(self.run_dir):
+            if path and self.writes:
+                remove_halves(self.run_dir)
         if not distributed.file_there(path):
             return False
         state = read_run_state(path, self.config, seed=self.seed, total=self.total)
-        self.model.load_state_dict(state['model'])
-        for part in ('optimizer', 'schedule', 'scaler'):
-            getattr(self, part).load_state_dict(state[part])
+        restore(path, state, self.model, self.optimizer, schedule=self.schedule,
+                scaler=self.scaler)
         for name in ('step', 'best', 'history', 'seconds'):
             setattr(self, name, state[name])
         if distributed.rank() < len(state['rng']):

@@ -18,6 +18,7 @@ from ..heads.base import bytes_per_item, compact
 from ..heads.costs import clock, median
 from ..runtime.devices import machine
 from ..runtime.files import atomic_write
+from ..runtime.records import read_json
 from .scoring import features
 from .timing import linux_bytes, rounds, spread, timed, working_memory
 
@@ -41,7 +42,7 @@ def heads(heads=tuple(HEADS), videos=(1000, 10_000, 100_000, 1_000_000),
         torch.set_num_threads(threads)
     stored = dict(commands=[], rows=[])
     if out and Path(out).exists():
-        stored = json.loads(Path(out).read_text())
+        stored = {**stored, **read_json(out)}
     command = ['glscl', 'bench', 'heads', '--heads', *heads, '--videos', *videos, '--out', out,
                '--seconds', seconds, '--repeats', repeats, '--threads',
                torch.get_num_threads()]

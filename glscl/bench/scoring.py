@@ -23,6 +23,7 @@ from ..interaction import (
 from ..model import GLSCL, Texts, Videos
 from ..runtime.devices import machine
 from ..runtime.files import atomic_write
+from ..runtime.records import read_json
 from .timing import rounds, spread, working_memory
 
 
@@ -33,7 +34,7 @@ def scoring(out='runs/bench/scoring.json', texts=1000, videos=1000, repeats=30, 
 
     repeats: rounds; of the slow forms `slow_repeats`. out: a file of more rounds, or with a GPU's
     numbers where there is none here, is not replaced (ValueError)."""
-    stored = json.loads(Path(out).read_text()) if Path(out).exists() else {}
+    stored = read_json(out) if Path(out).exists() else {}
     lost = isinstance(stored.get('cuda'), dict) and not torch.cuda.is_available()
     if lost or stored.get('rounds', {}).get('scoring', 0) > repeats:
         raise ValueError(f'{out} holds more than this would measure: name another file')

@@ -31,6 +31,9 @@ def tokenize(captions, max_words=32):
     captions: list of T strings. Returns (token_ids int64 [T, max_words], mask bool [T, max_words]).
     A caption beyond `max_words` is cut, with one warning for all of them; an empty one raises
     ValueError with its row."""
+    if max_words < 3:
+        raise ValueError(f'max_words must be 3 or more, for a start, a word and an end, not '
+                         f'{max_words}')
     tok = tokenizer()
     token_ids = torch.zeros(len(captions), max_words, dtype=torch.long)
     mask = torch.zeros(len(captions), max_words, dtype=torch.bool)

@@ -1,5 +1,4 @@
 """A split of a data set by its name: where captions come from."""
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +7,7 @@ from ..clip_models import image_size
 from ..config import cache_dir
 from ..data.pairs import load_pairs
 from . import readers, shapes
+from .readers import files
 
 
 def load_split(config, split='test', data_dir=None, captions='one', videos=None, log=None):
@@ -70,4 +70,4 @@ def shapes_scenes(folder, split='test'):
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such split; `glscl.datasets.shapes.build` renders '
                                 f'train, val and test')
-    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+    return [files.read_json(path, line, where) for where, line in files.read_lines(path)]

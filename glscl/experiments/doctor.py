@@ -23,6 +23,7 @@ from ..datasets.readers import load_table
 from ..datasets.readers.benchmarks import FILES
 from ..datasets.readers.files import locate
 from ..runtime.files import atomic_write
+from ..runtime.terminal import shown
 
 # Times width and blocks: what a token leaves for the backward pass in 16 bits, with fused attention
 # (Korthikanti et al. 2022, "Reducing activation recomputation", section 4.1).
@@ -205,9 +206,9 @@ def check(config, data_dir=None, decode=False, say=print, missing=None):
     for title, lines in sections:  # each looks at its thing only now: `paths` fills on the way
         for line in lines:
             if not isinstance(line, Todo):
-                say(f'{title:12} {line}')
-            elif line not in remedies:
-                remedies.append(str(line))
+                say(f'{title:12} {shown(line)}')
+            elif shown(line) not in remedies:
+                remedies.append(shown(line))
     if missing:
         lost = [video_id for video_id, path in paths.items() if path is None]
         with atomic_write(missing) as half:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from ..clip_models import small_clip
 from ..data.sampling import normalise, resize
@@ -21,7 +20,7 @@ from ..datasets import shapes
 from ..encoders import normalised
 from ..losses import contrastive
 from ..runtime.devices import machine, pick_device, seed_everything
-from ..runtime.files import atomic_write
+from ..runtime.files import atomic_write, write_tensors
 
 HELD_OUT = 1000  # the first frames, never trained on
 EVERY = 250      # steps between two looks at them, after which the weights are written
@@ -92,6 +91,6 @@ def save(clip, token_ids, provenance):
     out = Path(provenance['out'])
     state = {name: x.half().contiguous() for name, x in clip.clip.state_dict().items()}
     with atomic_write(out) as half:
-        save_file(state, half, {'token_ids': json.dumps(token_ids.tolist())})
+        write_tensors(half, state, {'token_ids': json.dumps(token_ids.tolist())})
     with atomic_write(out.with_suffix('.json')) as half:
         half.write_text(json.dumps(provenance, indent=1) + '\n')

@@ -2,7 +2,6 @@
 
     glscl rescore S.npz --bank train.npz --dual-softmax
 """
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from ..metrics import KS, owners, retrieval_metrics
 from ..rescoring import dual_softmax, qb_norm
-from ..runtime.files import atomic_write
+from ..runtime.files import atomic_write, one_line
 
 THETA = dict(t2v=3, v2t=5)  # QB-Norm's, as the released code sets them
 
@@ -113,9 +112,9 @@ def _load(path, any_of):
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, TypeError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a class for each way in which a file can be damaged
         raise ValueError(f'{path} is not an .npz file of plain arrays, or is damaged '
-                         f'({error})') from None
+                         f'({one_line(error)})') from None
     if not set(any_of) & arrays.keys():
         raise ValueError(f'{path} has no array {" or ".join(any_of)}; '
                          f'it has {", ".join(arrays) or "none"}')

@@ -15,6 +15,8 @@ from ..journal import read_history
 from ..metrics import KS
 from ..runtime import distributed
 from ..runtime.devices import pick_device, seed_everything
+from ..runtime.locks import one_writer
+from ..runtime.terminal import shown
 from ..score import encode_captions
 from ..training import Trainer
 from .rescore import rescore, save_similarity
@@ -28,8 +30,8 @@ def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device
     left. Started by torchrun, all processes train together. Errors as `load_config`, `load_split`
     and `Trainer` raise them, before a video is decoded where it can be known."""
     settings, asked = settings or {}, device
-    config, say = load_config(recipe, **settings), distributed.say
-    with distributed.processes(device) as device:
+    config = load_config(recipe, **settings)
+    with distributed.processes(device) as device, one_writer(run_dir):
         device = pick_device(device)
         seed_everything(seed)
         model = heads.build(config).to(device)
@@ -58,6 +60,11 @@ def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device
         print_metrics(metrics, pairs['test'])
 
 
+def say(line):
+    """print one line, in the first process only; what comes from files in it steers no terminal."""
+    distributed.say(shown(line))
+
+
 def by_kind(model, config, data_dir):
     """The metrics of each kind of caption, on `shapes`: {'by_kind': {kind: metrics}}, else {}."""
     if config.dataset != 'shapes':
@@ -75,7 +82,7 @@ def evaluate_run(run, data_dir=None, split='test', device='auto', out=None, resc
     metrics. similarity: also an .npz file for `glscl rescore`."""
     model = heads.load(run, device=pick_device(device))
     config = model.config
-    pairs = load_split(config, split, data_dir, log=distributed.say)
+    pairs = load_split(config, split, data_dir, log=say)
     texts, videos = encode(model, pairs)
     S, metrics = measure(model, texts, videos, pairs)
     print_metrics(metrics, pairs)
@@ -106,7 +113,7 @@ def export_features(run, out, data_dir=None, split='test', device='auto'):
     if out.suffix not in ('.npz', '.safetensors'):
         raise ValueError(f'{out}: name a file that ends in .npz or .safetensors')
     model = heads.load(run, device=pick_device(device))
-    pairs = load_split(model.config, split, data_dir, log=distributed.say)
+    pairs = load_split(model.config, split, data_dir, log=say)
     arrays = {'text_to_video': pairs.text_to_video}
     for side, items in zip(('text', 'video'), encode(model, pairs)):
         arrays |= {f'{side}_{name}': x.cpu().contiguous() for name, x in vars(items).items()

@@ -25,6 +25,7 @@ from unittest.mock import patch
 from ..config import SETTINGS, refuse_unknown
 from ..notebook import REPOSITORY_NOTEBOOKS, begin
 from ..runtime.files import atomic_write, read_yaml
+from ..runtime.records import read_json
 from . import tables
 
 NOTEBOOKS = ('04_training', '05_evaluation')
@@ -250,7 +251,10 @@ def _stored(out, run):
     path = out / folder_of(run) / 'run.json'
     if not path.is_file():
         return None
-    stored = json.loads(path.read_text(encoding='utf-8'))
+    anew = 'Delete its folder to run it again.'
+    stored = read_json(path, remedy=anew)
+    if not isinstance(stored.get('parameters'), dict):
+        raise ValueError(f'{path} does not tell the parameters of its run. {anew}')
     there, wanted, absent = stored['parameters'], run['parameters'], 'not given'
     differ = [f'{key}: {there.get(key, absent)!r} there, {wanted.get(key, absent)!r} wanted'
               for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
@@ -346,7 +350,8 @@ def report(results, out):
     baseline = results['spec'].get('baseline', 'full')
     found = tables.table(runs, owner, baseline)
     print(found.to_string(index=False))
-    found.to_csv(out / 'results.csv', index=False)
+    with atomic_write(out / 'results.csv') as half:
+        found.to_csv(half, index=False)
     print(f'also as {out / "results.csv"}')
     compared = tables.differences(runs, owner, baseline)
     if len(compared):
@@ -354,6 +359,7 @@ def report(results, out):
 
         from ..plots import forest
         forest(compared, baseline)
-        plt.savefig(out / 'results.png', dpi=120, bbox_inches='tight')
+        with atomic_write(out / 'results.png') as half:
+            plt.savefig(half, format='png', dpi=120, bbox_inches='tight')
         plt.close()
         print(f'and {out / "results.png"}')

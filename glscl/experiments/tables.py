@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..config import data_path, load_config
 from ..runtime.files import atomic_write
+from ..runtime.records import read_json
 from . import significance
 
 MAIN = ('mean pooling', 'global only', 'local only', 'full')
@@ -36,23 +37,41 @@ def stored(name):
 
     Without that file ([], None), and the command that makes it is printed."""
     try:
-        whole = json.loads(data_path(f'results/{name}.json').read_text(encoding='utf-8'))
+        whole = read_results(data_path(f'results/{name}.json'))
     except FileNotFoundError:
-        print(f'no results yet; they are made by: glscl sweep data/sweeps/{name}.yaml '
-              f'--results data/results/{name}.json')
+        print(f'no results yet; they are made by `glscl sweep data/sweeps/{name}.yaml '
+              f'--results runs/results/{name}.json`, which then goes into data/results')
         return [], None
     return whole['runs'], whole['text_to_video']
 
 
+def read_results(path):
+    """The results of a sweep in a JSON file; ValueError where it holds anything else."""
+    whole = read_json(path, remedy='Name another file, or run the sweep again.')
+    runs = whole.get('runs')
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise ValueError(f'{path} holds no results of a sweep: name another file')
+    return whole
+
+
 def save(path, results):
-    """Write the results of a sweep as JSON; ValueError where `path` holds more finished runs."""
-    if Path(path).is_file():
-        there = len(json.loads(Path(path).read_text(encoding='utf-8'))['runs'])
-        if there > len(results['runs']):
-            raise ValueError(f'{path} holds {there} finished runs, more than the '
-                             f'{len(results["runs"])} that would replace them: name another file')
+    """Write the results of a sweep as JSON; ValueError where `path` holds finished runs that they
+    lack, or anything else."""
+    if Path(path).exists():
+        there, now = read_results(path)['runs'], results['runs']
+        if len(there) > len(now):
+            raise ValueError(f'{path} holds {len(there)} finished runs, more than the '
+                             f'{len(now)} that would replace them: name another file')
+        lost = {_which(run) for run in there} - {_which(run) for run in now}
+        if lost:
+            raise ValueError(f'{path} holds finished runs that would be lost, such as '
+                             f'{min(lost)}: name another file')
     with atomic_write(path) as half:  # without blanks: most of it is ranks
         half.write_text(json.dumps(results, separators=(',', ':')) + '\n', encoding='utf-8')
+
+
+def _which(run):
+    return f'{run.get("name")}, seed {run.get("seed")}'
 
 
 def on_captions(runs, captions):

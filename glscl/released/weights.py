@@ -1,15 +1,16 @@
 """Weights under the released code's names (zchoi/GLSCL) into our model, with its behaviour."""
 import argparse
 import dataclasses
+import re
 from collections.abc import Mapping
 
 import open_clip
 import torch
 
-from ..clip_weights import misfits
 from ..config import Config, load_config
 from ..encoders import Clip
 from ..model import GLSCL
+from ..runtime.weights import misfits
 
 # The released code's arguments whose names differ from our settings'.
 ARGUMENTS = {'temp': 'temperature', 'loss2_weight': 'local_weight', 'beta': 'consistency_weight',
@@ -31,6 +32,7 @@ SPARE = ('weight_fc.', 'decoder_layer_noun.', 'decoder_layer_spatial.', 'noun_qu
 SIZES = {'clip.visual.conv1.weight': 4, 'clip.visual.positional_embedding': 2,
          'clip.token_embedding.weight': 2, 'clip.positional_embedding': 2,
          'clip.text_projection': 2, 'spatial_queries': 2}
+HEAD_WIDTH = 64  # of each attention head in CLIP
 
 
 def load(state_dict, config=None):
@@ -41,7 +43,7 @@ def load(state_dict, config=None):
     names of settings or the released code's of arguments (others are passed over). Sizes and parts
     are read from the weights; what is shared must be in config (`share_queries`, `share_decoder`),
     since the released code stores both sides anyway. Raises ValueError with the released name of a
-    weight that is missing, unknown or of another shape."""
+    weight that is missing, unknown, of another shape, or holds NaN."""
     state = _tensors(state_dict)
     temporal_layers = _layers(state, 'transformerClip.resblocks.')
     settings = _settings(config)
@@ -84,10 +86,12 @@ def _tensors(state_dict):
     state = {}
     for name, value in state_dict.items():
         try:
-            state[str(name).removeprefix('module.')] = torch.as_tensor(value).float()
+            x = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(f'{name!r} holds a {type(value).__name__} where a weight is expected: '
                              f'give the state_dict itself, not what it is wrapped in') from None
+        # others are told by `misfits`
+        state[str(name).removeprefix('module.')] = x.float() if x.is_floating_point() else x
     missing = ', '.join(name for name in SIZES if name not in state)
     if missing:
         first = ', '.join(list(state)[:3]) or 'none'
@@ -96,6 +100,12 @@ def _tensors(state_dict):
     for name, axes in SIZES.items():
         if state[name].ndim != axes:
             raise ValueError(f'{name} has shape {list(state[name].shape)}: {axes} axes expected')
+        if not state[name].numel():
+            raise ValueError(f'{name} has shape {list(state[name].shape)}: it is empty')
+    widths = len(state['clip.visual.conv1.weight']), state['clip.token_embedding.weight'].shape[1]
+    for name, width in zip(('clip.visual.conv1.weight', 'clip.token_embedding.weight'), widths):
+        if width < HEAD_WIDTH or width % (width // HEAD_WIDTH):
+            raise ValueError(f'{name} has the width {width}: a multiple of {HEAD_WIDTH} expected')
     return state
 
 
@@ -118,8 +128,12 @@ def _settings(config):
 
 def _layers(state, prefix):
     """One more than the highest index stored, so that a hole shows as missing weights."""
-    layers = [int(name[len(prefix):].split('.')[0]) for name in state if name.startswith(prefix)]
-    return 1 + max(layers, default=-1)
+    names = [name for name in state if name.startswith(prefix)]
+    layers = [name[len(prefix):].split('.')[0] for name in names]
+    for name, layer in zip(names, layers):
+        if not re.fullmatch('[0-9]{1,4}', layer) or int(layer) >= len(names):
+            raise ValueError(f'{name}: there is no layer {layer} among {len(names)} weights')
+    return 1 + max(map(int, layers), default=-1)
 
 
 def _clip(state):
@@ -131,7 +145,7 @@ def _clip(state):
     return open_clip.CLIP(
         state['clip.text_projection'].shape[1], quick_gelu=True,
         vision_cfg={'image_size': grid * patch, 'patch_size': patch, 'width': width,
-                    'head_width': 64, 'layers': _layers(state, 'clip.visual.' + blocks)},
+                    'head_width': HEAD_WIDTH, 'layers': _layers(state, 'clip.visual.' + blocks)},
         text_cfg={'context_length': len(state['clip.positional_embedding']),
-                  'vocab_size': vocabulary, 'width': text_width, 'heads': text_width // 64,
+                  'vocab_size': vocabulary, 'width': text_width, 'heads': text_width // HEAD_WIDTH,
                   'layers': _layers(state, 'clip.' + blocks)})

@@ -1,16 +1,20 @@
 """Files that appear whole or not at all, and files of others that are read without a risk."""
 import contextlib
+import json
 import os
 import re
 import threading
+import time
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 # What a NumPy number in a file of torch.save is rebuilt from, under its names in NumPy 1 and 2.
 NUMPY_SCALAR = np.float64().__reduce__()[0]
@@ -38,14 +42,22 @@ def atomic_write(path, durable=True):
         if durable:  # else the name may outlive a power cut and the bytes not
             with open(half, 'rb+') as written:
                 os.fsync(written.fileno())
-        try:
-            os.replace(half, path)
-        except PermissionError:  # Windows, while another process reads the very file
-            if not path.exists():
-                raise
+        _replace(half, path, durable)
     finally:
         with contextlib.suppress(OSError):
             half.unlink()
+
+
+def _replace(half, path, durable):
+    for wait in (0.05, 0.1, 0.2, 0.4, None):
+        try:
+            return os.replace(half, path)
+        except PermissionError:  # Windows, while another process reads the very file
+            if not path.exists() or (durable and wait is None):
+                raise
+        if not durable:
+            return None
+        time.sleep(wait)
 
 
 def remove_halves(folder):
@@ -117,6 +129,39 @@ def one_line(error):
     return ' '.join(str(error).split())[:160] or type(error).__name__
 
 
+def write_tensors(path, tensors, metadata):
+    """A safetensors file of tensors by name and {text: text}, a checksum among them."""
+    save_file(tensors, path, {**metadata, 'checksum': _checksum(tensors, metadata)})
+
+
+def read_tensors(path, remedy='Copy or make the file again.'):
+    """(tensors by name, on the CPU; {text: text}) of a safetensors file.
+
+    Raises ValueError where it is damaged: no byte may be another than `write_tensors` wrote (files
+    of others have no checksum). FileNotFoundError, remedy: as for `read_torch`."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path} is not a regular file. {remedy}')
+    try:
+        with safe_open(path, 'pt') as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except Exception as error:  # there is a class for each way in which a file can be damaged
+        raise ValueError(f'{path} is damaged, or is no safetensors file ({one_line(error)}). '
+                         f'{remedy}') from None
+    written = metadata.pop('checksum', None)
+    if written and written != _checksum(tensors, metadata):
+        raise ValueError(f'{path} is damaged (its checksum is another). {remedy}')
+    return tensors, metadata
+
+
+def _checksum(tensors, metadata):
+    mark = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
+    for name, x in sorted(tensors.items()):
+        mark = zlib.crc32(f'{name} {x.dtype} {list(x.shape)}'.encode(), mark)
+        mark = zlib.crc32(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), mark)
+    return f'{mark:08x}'
+
+
 def read_torch(path, map_location='cpu', remedy='Is it complete, and written by torch.save?'):
     """The tensors in a file and what lies beside them; nothing in the file is executed.
 
@@ -131,9 +176,10 @@ def read_torch(path, map_location='cpu', remedy='Is it complete, and written by 
         with open(path, 'rb') as file:
             head = file.read(9)
         if head[8:] == b'{':  # eight bytes of length, then JSON
-            return load_file(path, str(map_location))
+            return {name: x.to(map_location) for name, x in read_tensors(path)[0].items()}
         if head.startswith(b'PK') and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                _refuse_flipped(archive)
                 if any(name.endswith('/constants.pkl') for name in archive.namelist()):
                     return _read_torchscript(archive, map_location)
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
@@ -146,6 +192,15 @@ def read_torch(path, map_location='cpu', remedy='Is it complete, and written by 
     if refused:
         raise ValueError(f'{path} is refused: reading it could run code ({refused[0]}). {remedy}')
     raise ValueError(f'{path} cannot be read ({one_line(text)}). {remedy}')
+
+
+def _refuse_flipped(archive):
+    """torch writes the checksum of each entry, and does not look at it."""
+    for entry in archive.infolist():
+        if entry.CRC:  # 0 where torch was told to write none
+            with archive.open(entry) as file:
+                while file.read(2 ** 24):  # raises at the end
+                    pass
 
 
 def _read_torchscript(archive, map_location):

@@ -17,6 +17,8 @@ from ..interaction import frame_weights
 from ..model import Texts
 from ..runtime.devices import autocast
 from ..runtime.distributed import objects, rank, world
+from ..runtime.files import atomic_write
+from ..runtime.terminal import shown
 from . import page, shards
 from .shortlist import candidates
 from .topk import EMPTY, merge_top_k, scores_and_places, sortable_keys
@@ -49,6 +51,7 @@ class Gallery:
         self.model, _ = shards.pick_model(model, manifest['model'], device)
         self.mark = shards.fingerprint(self.model)
         self.manifest_stat, self.nearest = None, (None, None)  # nearest: of `shortlist.candidates`
+        self.checked, self.told = set(), set()  # shards found whole; problems that were logged
         self._refresh()
 
     def _refresh(self):
@@ -58,7 +61,18 @@ class Gallery:
             return False
         manifest = shards.read_manifest(self.folder, self.mark)
         self.manifest_stat, self.shards = stat, list(manifest['shards'].items())
+        self.damaged = manifest['damaged']
         return True
+
+    def read(self, name, entry, rows=None):
+        """`shards.read_shard`, after a look at the whole shard when it is read for the first time.
+
+        ShardError also where its features are not of this model's sizes."""
+        key = name, *(shards.stat_of(self.folder / name) or ())
+        if key not in self.checked:
+            shards.check_shard(self.folder, name, entry, self.mark, self.model)
+            self.checked.add(key)
+        return shards.read_shard(self.folder, name, entry, self.mark, rows)
 
     def __len__(self):
         return sum(entry['rows'] for _, entry in self.shards)
@@ -84,9 +98,13 @@ class Gallery:
         Exact: the scores of GLSCL.similarity over the features as stored, ties by place in the
         gallery. Of several processes each reads its share of the shards, and all get the same
         answer. A shard that cannot be used is named and left out; with none left, ValueError."""
-        if k < 1:
-            raise ValueError(f'k must be 1 or more, not {k}')
+        for name, n in dict(k=k, chunk=chunk, shortlist=shortlist or 1).items():
+            if not hasattr(n, '__index__') or n < 1:
+                raise ValueError(f'{name} must be a whole number of 1 or more, not {n}')
         one = isinstance(queries, str)
+        if not one and not isinstance(queries, Texts) and (
+                not hasattr(queries, '__len__') or not all(isinstance(q, str) for q in queries)):
+            raise ValueError(f'a search takes a text or a list of texts, not {queries!r:.60}')
         if not one and not len(queries):
             return []
         texts = queries
@@ -95,15 +113,20 @@ class Gallery:
         for _ in range(3):
             self._refresh()
             self.problems = []
-            results = self._results(texts, self._best_keys(texts, k, chunk, shortlist))
+            most = min(k, max(1, len(self)))  # no answer is longer, and memory is asked for it
+            results = self._results(texts, self._best_keys(texts, most, chunk, shortlist))
             # A shard may be gone because an indexer has put another in its place: then again.
             if not self.problems or world() > 1 or not self._refresh():
                 break
-        for problem in self.problems:
+        self.problems = list(dict.fromkeys([*self.damaged, *self.problems]))
+        for problem in sorted(set(self.problems) - self.told):
             self.log(f'{problem}. The rest was searched; `glscl index` encodes its videos again')
+        self.told.update(self.problems)
         if not any(results):
-            raise ValueError(f'{self.folder}: none of the {len(self.shards)} shards can be read'
-                             if self.shards else f'{self.folder} holds no videos yet')
+            total = len(self.shards) + len(self.damaged)
+            raise ValueError(f'{self.folder}: none of the {total} shards can be read; `glscl index '
+                             f'VIDEOS --out {self.folder}` encodes the videos again'
+                             if total else f'{self.folder} holds no videos yet')
         return results[0] if one else results
 
     @torch.no_grad()
@@ -115,7 +138,7 @@ class Gallery:
         for name, entry, first, rows in islice(self._rows(places), rank(), None, world()):
             try:
                 for part in rows.split(chunk):
-                    _, videos = shards.read_shard(self.folder, name, entry, self.mark, part)
+                    _, videos = self.read(name, entry, part)
                     videos = videos.to(texts.sentence.device)
                     S = self.model.similarity(texts, videos).float().cpu()  # [T, n]
                     best = merge_top_k([best, sortable_keys(S, first + part)], k)
@@ -146,7 +169,7 @@ class Gallery:
         found = {}  # {place: (the clip's JSON object, Videos of one)}
         for name, entry, first, rows in self._rows(places[usable].unique()):
             try:
-                lines, videos = shards.read_shard(self.folder, name, entry, self.mark, rows)
+                lines, videos = self.read(name, entry, rows)
                 for n, row in enumerate(rows.tolist()):
                     found[first + row] = json.loads(lines[row]), videos[n:n + 1].float()
             except shards.ShardError as error:
@@ -185,11 +208,14 @@ def search_command(gallery, queries, k=5, shortlist=None, as_json=False, html=No
     a page with pictures; model: a checkpoint or a run's folder (default: the one that made the
     gallery). Shards left out are named on stderr. Raises ValueError, OSError or ImportError with
     a message for the user."""
-    found = Gallery(gallery, model, device, lambda line: page.show(f'warning: {line}', sys.stderr))
+    def warn(line):
+        page.show(f'warning: {shown(line)}', sys.stderr)
+    found = Gallery(gallery, model, device, warn)
     results = found.search(queries, k, shortlist=shortlist)
     if html:
         text = page.html_page(queries, results, found.model.config)
-        Path(html).write_text(text, 'utf-8', 'backslashreplace')
+        with atomic_write(html) as half:
+            half.write_text(text, 'utf-8', 'backslashreplace')
     if as_json:
         rows = [[dataclasses.asdict(result) for result in row] for row in results]
         answers = [{'query': query, 'results': rows[t]} for t, query in enumerate(queries)]

@@ -7,6 +7,8 @@ import datetime
 import json
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -18,15 +20,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from ..data.sampling import VideoError, pixels
 from ..data.video import frame_rate, read_frames
 from ..datasets.readers.own import own
 from ..interaction import gram
 from ..model import Videos
-from ..runtime.devices import autocast
+from ..runtime.devices import autocast, stop_noted, stopped
 from ..runtime.files import remove_halves
+from ..runtime.locks import one_writer
+from ..runtime.terminal import shown
 from . import shards
 from . import shortlist as shortlists
 from .gallery import Gallery
@@ -36,6 +39,7 @@ SAVE_AFTER = 300   # seconds after which rows are written that fill no shard: wh
 LOCK_TIMEOUT = 2   # seconds; the workers of a killed indexer have ended by then
 LOG_EVERY = 10     # seconds between lines of progress
 LISTED = 20        # unreadable videos that `report` names
+LARGE = 10         # videos that a sync removes unasked, where they are more than half of all
 
 
 class ClipKey(NamedTuple):
@@ -86,7 +90,10 @@ def _decode(clip, max_frames, framerate, size, sampling, reader):
 
 
 def _end_with_parent():
-    """A worker ends with its parent, also with a killed one: it would keep the gallery's lock."""
+    """A worker ends with its parent, also with a killed one: it would keep the gallery's lock; and
+    with no Ctrl-C, which reaches all processes of a terminal: its parent notes it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def wait():
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -150,28 +157,37 @@ def _encode(model, clips):
     return Videos(y, videos.mask.cpu(), gram(y), concepts)  # gram of the frames as they are stored
 
 
-def index_videos(sources, out, model=None, device='auto', batch=16, workers=None, log=print):
-    """Make the gallery `out` hold exactly these videos; only new and changed ones are encoded.
+def index_videos(sources, out, model=None, device='auto', batch=16, workers=None, log=print,
+                 sync=False, confirm=None):
+    """Add videos to the gallery `out`, which is made; only new and changed ones are encoded.
 
     sources: a folder, a table of paths (`datasets.readers.own`; its split "test"), or a list of
     such. model: a GLSCL, a checkpoint, a run's folder, or None for the one that made the
     gallery (at first the shipped one). batch: videos encoded at once; workers: processes that
     decode. Size and time tell whether a file has changed. A video that cannot be read is
-    listed, and tried again once it has changed. A run that was broken off goes on. Returns
-    {videos, added, changed, removed: numbers; unreadable: {path: why}}. Raises ValueError if
-    another model made the gallery or another process is at it, OSError if it cannot be written."""
+    listed, and tried again once it has changed. A run that was broken off goes on; after SIGTERM
+    or Ctrl-C it keeps what it has encoded, says so, and raises SystemExit(143) or
+    KeyboardInterrupt.
+
+    sync: also remove what `sources` do not name. More than half of the gallery, and LARGE at least,
+    only if confirm(how many, of how many) says so; else ValueError. Returns {videos, added,
+    changed, removed: numbers; unreadable: {path: why}}. Raises ValueError if a source has no video,
+    another model made the gallery or another process is at it, before anything is changed; OSError
+    if it cannot be written."""
     out, log = Path(out), log or (lambda line: None)
     workers = workers or min(8, os.cpu_count() or 1)
+    for name, n in dict(batch=batch, workers=workers).items():
+        if not hasattr(n, '__index__') or n < 1:
+            raise ValueError(f'{name} must be a whole number of 1 or more, not {n}')
     wanted = find_clips([sources] if isinstance(sources, (str, os.PathLike)) else sources)
+    if not wanted:
+        raise ValueError('no video is named')
+    model, path = _same_model(out, model, device)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        # The system's own lock: it ends with the process that holds it.
-        with FileLock(out / 'lock', timeout=LOCK_TIMEOUT):
-            manifest, model = _begin(out, model, device)
-            return _update(shards.Writer(out, manifest), model, wanted, batch, workers, log)
-    except Timeout:
-        raise ValueError(f'{out}: another process is indexing into this gallery; wait for its end, '
-                         f'or name another folder') from None
+        with one_writer(out, LOCK_TIMEOUT):
+            manifest = _begin(out, model, path)
+            writer = shards.Writer(out, manifest)
+            return _update(writer, model, wanted, batch, workers, log, sync, confirm)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -179,50 +195,64 @@ def index_videos(sources, out, model=None, device='auto', batch=16, workers=None
                       f'make room, or name another folder') from error
 
 
-def _begin(out, model, device):
-    """(manifest of an old or a new gallery, model); what a killed run left is swept away."""
+def _same_model(out, model, device):
+    """(model, path of its checkpoint); ValueError unless it can go on with what is in `out`."""
     old = shards.read_manifest(out) if (out / 'gallery.json').exists() else None
-    files = list(out.glob('*.safetensors'))
-    if files and not old:
-        raise ValueError(f'{out} holds {files[0].name} but no gallery.json, which says what '
+    stray = next(out.glob('*.safetensors'), None)
+    if stray and not old:
+        raise ValueError(f'{out} holds {stray.name} but no gallery.json, which says what '
                          f'counts. Delete the folder, or name another')
     model, path = shards.pick_model(model, old and old['model'], device)
-    mark = shards.fingerprint(model)
-    manifest = {'fingerprint': mark, 'shards': {}, 'unreadable': []}
     if old:
+        shards.read_manifest(out, shards.fingerprint(model))
+    return model, path
+
+
+def _begin(out, model, path):
+    """The manifest of an old or a new gallery; what a killed run left is swept away."""
+    mark = shards.fingerprint(model)
+    manifest = {'fingerprint': mark, 'shards': {}, 'unreadable': [], 'damaged': []}
+    if (out / 'gallery.json').exists():
         manifest = shards.read_manifest(out, mark)
     manifest['model'] = path
     shards.write_manifest(out, manifest)
     with contextlib.suppress(OSError):  # (on Windows) being read: the next run takes it away
         remove_halves(out)
-        for file in files:
+        for file in out.glob('*.safetensors'):
             if file.name not in manifest['shards']:
                 file.unlink()
-    return manifest, model
+    return manifest
 
 
-def _update(writer, model, wanted, batch, workers, log):
-    """Make the gallery hold `wanted`, {ClipKey: video_id}; returns what `index_videos` does."""
+def _update(writer, model, wanted, batch, workers, log, sync, confirm):
+    """Add `wanted`, {ClipKey: video_id}; sync: remove all others. Returns what `index_videos`
+    does."""
     out, manifest = writer.folder, writer.manifest
+    for problem in manifest['damaged']:
+        log(f'{problem}. Its videos are encoded again, as far as they are here')
     stats = {clip: shards.stat_of(clip.path) for clip in wanted}
-    stored = {name: _stored_clips(writer, name, log) for name in manifest['shards']}
+    stored = {name: _stored_clips(writer, name, model, log) for name in manifest['shards']}
     before = {clip for rows in stored.values() for clip, _ in rows}
-    if before and before.isdisjoint(wanted):
-        raise ValueError(f'{out} holds {len(before)} videos, none of which is among the '
-                         f'{len(wanted)} given here. Name all folders in one go, or another '
-                         f'gallery for these')
+    gone = before - wanted.keys() if sync else set()
+    for folder in sorted({os.path.dirname(clip.path) for clip in gone}):
+        _look_into(folder)
+    if len(gone) >= LARGE and 2 * len(gone) > len(before) and not (
+            confirm and confirm(len(gone), len(before))):
+        raise ValueError(f'sync would remove {len(gone)} of the {len(before)} videos in {out}, '
+                         f'since they are not named. Say --yes if that is meant; without --sync '
+                         f'videos are only added')
     keep, unchanged = {}, set()
     for name, rows in stored.items():
-        keep[name] = [row for row, (clip, stat) in enumerate(rows) if stats.get(clip) == stat]
+        keep[name] = [row for row, (clip, stat) in enumerate(rows)
+                      if clip not in gone and stats.get(clip, stat) == stat]
         unchanged.update(rows[row][0] for row in keep[name])
     writer.repack(keep)
-    manifest['unreadable'] = [bad for bad in manifest['unreadable'] if bad['final']
-                              and _key(bad) not in unchanged
-                              and stats.get(_key(bad), 'not wanted') == bad['stat']]
+    manifest['unreadable'] = [bad for bad in manifest['unreadable'] if _still(bad, stats, sync)
+                              and _key(bad) not in unchanged]
     settled = unchanged | {_key(bad) for bad in manifest['unreadable']}
     todo = {clip: (video_id, stats[clip]) for clip, video_id in wanted.items()
             if clip not in settled}
-    removed, changed = len(before - wanted.keys()), len(before & wanted.keys() - unchanged)
+    removed, changed = len(gone), len(before & wanted.keys() - unchanged)
     log(f'{out}: {len(unchanged)} videos stay, {removed} go, {changed} have changed, {len(todo)} '
         f'are to be encoded')
     added = _add(writer, model, todo, batch, workers, log)
@@ -231,25 +261,55 @@ def _update(writer, model, wanted, batch, workers, log):
             'removed': removed, 'unreadable': reasons}
 
 
-def _stored_clips(writer, name, log):
+def _look_into(folder):
+    """OSError where a folder is there and cannot be read: its videos are not gone."""
+    try:
+        os.scandir(folder).close()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise OSError(f'{folder} cannot be read ({error.strerror}), so --sync cannot tell whether '
+                      f'its videos are gone') from None
+
+
+def _still(bad, stats, sync):
+    """Whether a video that could not be read is left as it is: not tried now."""
+    if _key(bad) not in stats:
+        return not sync
+    return bad['final'] and stats[_key(bad)] == bad['stat']
+
+
+def _stored_clips(writer, name, model, log):
     """[(ClipKey, stat)] of a shard's rows; none of a damaged one: its videos are encoded again."""
     entry, mark = writer.manifest['shards'][name], writer.manifest['fingerprint']
     try:
-        lines, _ = shards.read_shard(writer.folder, name, entry, mark, rows=[])
+        clips = shards.check_shard(writer.folder, name, entry, mark, model)
     except shards.ShardError as error:
         log(f'{error}. Its {entry["rows"]} videos are encoded again, as far as they are here')
         return []
-    return [(_key(clip), [clip['size'], clip['mtime']]) for clip in map(json.loads, lines)]
+    return [(_key(clip), [clip['size'], clip['mtime']]) for clip in clips]
 
 
 def _add(writer, model, todo, batch, workers, log):
     """Decode and encode `todo`, {ClipKey: (video_id, stat)}; returns how many could be."""
+    with stop_noted() as noted:
+        added, done = _encode_all(writer, model, todo, batch, workers, log, noted)
+    if done < len(todo):
+        raise stopped(noted[0], f'stopped after {done} of {len(todo)} videos, which are kept; the '
+                                f'same command goes on')
+    return added
+
+
+def _encode_all(writer, model, todo, batch, workers, log, noted):
+    """(how many of `todo` were encoded, how many tried); at the first clip after a signal is
+    `noted` what there is counts, and no more is done."""
     c, unreadable = model.config, writer.manifest['unreadable']
     settings = (c.max_frames, c.framerate, model.clip.image_size, c.sampling, c.reader)
     began = logged = time.monotonic()
-    lines, frames, added = [], [], 0
+    lines, frames, added, done = [], [], 0, 0
     results = _decode_all(todo, settings, workers, batch + workers)
     for done, (clip, result) in enumerate(results, 1):
+        stop = bool(noted)
         video_id, stat = todo[clip]
         record = dict(id=video_id, **clip._asdict())
         if isinstance(result, Unreadable):
@@ -262,10 +322,12 @@ def _add(writer, model, todo, batch, workers, log):
             record.update(size=size, mtime=mtime, fps=fps, indices=indices)
             lines.append(json.dumps(record))
             frames.append(images)
-        if lines and (len(lines) == batch or done == len(todo)):
+        if lines and (len(lines) == batch or done == len(todo) or stop):
             writer.add(lines, _encode(model, frames))
             added += len(lines)
             lines, frames = [], []
+        if stop:
+            break
         now = time.monotonic()
         overdue = now - writer.saved > SAVE_AFTER
         if writer.uncommitted or overdue:
@@ -275,30 +337,45 @@ def _add(writer, model, todo, batch, workers, log):
             left = datetime.timedelta(seconds=round((len(todo) - done) / rate))
             log(f'{done} of {len(todo)} videos, {len(unreadable)} unreadable, {rate:.1f} a second, '
                 f'{left} left')
+    results.close()
     writer.commit()
-    return added
+    return added, done
 
 
-def index_command(videos, out, model=None, device='auto', batch=16, workers=None, shortlist=False):
+def index_command(videos, out, model=None, device='auto', batch=16, workers=None, shortlist=False,
+                  sync=False, yes=False):
     """Encode the videos of folders into a gallery that `glscl search` searches.
 
-    A later run adds, removes and goes on. videos: folders and tables; shortlist: also build what
-    `glscl search --shortlist` needs (with faiss); the rest as for `index_videos`. Prints progress
-    and a report; returns 0, or 1 if the gallery holds no video. Raises ValueError, OSError or
-    ImportError with a message for the user."""
-    done = index_videos(videos, out, model, device, batch, workers, show)
+    A later run adds and goes on. videos: folders and tables; shortlist: also build what
+    `glscl search --shortlist` needs (with faiss); sync: remove what is not among the videos, where
+    it is much only with `yes` or when the terminal says so; the rest as for `index_videos`. Prints
+    progress and a report; returns 0, or 1 if the gallery holds no video. Raises ValueError, OSError
+    or ImportError with a message for the user."""
+    if shortlist:
+        shortlists.faiss()
+    done = index_videos(videos, out, model, device, batch, workers,
+                        lambda line: show(shown(line)), sync, lambda *n: yes or _ask(*n))
     if shortlist and done['videos']:
         shortlists.build(Gallery(out, model, device))
     report(done, out)
     return 0 if done['videos'] else 1
 
 
+def _ask(removed, total):
+    """Whether whoever sits at the terminal wants it; nobody there does not."""
+    if not sys.stdin or not sys.stdin.isatty():
+        return False
+    answer = input(f'Remove {removed} of the {total} videos from the gallery? [y/N] ')
+    return answer.strip().lower() in ('y', 'yes')
+
+
 def report(done, out):
     """Print what `index_videos` returned for the gallery `out`."""
     unreadable = list(done['unreadable'].values())
-    show(f'{out} holds {done["videos"]} videos: {done["added"]} added or encoded again, '
+    show(f'{shown(out)} holds {done["videos"]} videos: {done["added"]} added or encoded again, '
          f'{done["removed"]} removed, {len(unreadable)} unreadable')
     for reason in unreadable[:LISTED]:
-        show(f'  unreadable: {reason}')
+        show(f'  unreadable: {shown(reason)}')
     if len(unreadable) > LISTED:
-        show(f'  … and {len(unreadable) - LISTED} more, all in {Path(out) / "gallery.json"}')
+        show(f'  … and {len(unreadable) - LISTED} more, all in '
+             f'{shown(Path(out) / "gallery.json")}')

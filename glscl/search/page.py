@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..data.sampling import VideoError
 from ..data.video import read_frames
+from ..runtime.terminal import shown
 
 THUMBNAIL = 240  # pixels of the longer side
 STYLE = ('body{font:15px sans-serif;margin:2em;max-width:60em}li{margin:0 0 1.5em}'
@@ -30,11 +31,12 @@ def results_table(queries, results):
     queries: T strings; results: T lists of Result."""
     lines = []
     for query, found in zip(queries, results, strict=True):
-        lines.append(query)
+        lines.append(shown(query))
         for rank, result in enumerate(found, 1):
             moments = ', '.join(f'{frame["seconds"]:.1f} s' for frame in result.frames[:3])
             note = f'   ({NOTES[result.state]})' if result.state in NOTES else ''
-            lines.append(f'{rank:4}  {result.score:6.3f}  {result.path}   at {moments}{note}')
+            path = shown(result.path)
+            lines.append(f'{rank:4}  {result.score:6.3f}  {path}   at {moments}{note}')
         lines.append('')
     return '\n'.join(lines[:-1])
 

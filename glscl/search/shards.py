@@ -8,22 +8,28 @@ leaves the previous state, and at most files that nobody reads.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 import uuid
+import zlib
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
 from ..checkpoints import load_model
 from ..model import GLSCL, Videos
 from ..runtime.devices import pick_device
-from ..runtime.files import atomic_write
+from ..runtime.files import atomic_write, one_line
+from ..runtime.records import read_json
 
 ROWS = 1024  # videos of a shard, at most
+MOST = 2 ** 20  # rows that anybody's shard may claim
+NUMBERS = dict(start=(int, float, None), end=(int, float, None), size=(int,), mtime=(int,),
+               fps=(int, float))  # of a clip
 # Features depend on these settings, and no weight tells them.
 SETTINGS = ('sampling', 'max_frames', 'framerate', 'mask_padding', 'released')
 
@@ -53,12 +59,17 @@ def pick_model(model, recorded=None, device='auto'):
     """The model of a gallery, and the path of its checkpoint (None where no file is known).
 
     model: a GLSCL, taken as it is; or the path of a checkpoint; or None for `recorded`, the path
-    in gallery.json, and without that for the shipped checkpoint."""
+    in gallery.json, and without that for the shipped checkpoint. ValueError for a device that is
+    not here, FileNotFoundError for a checkpoint that is not."""
     if isinstance(model, nn.Module):
         path = recorded
     else:
         path = model or recorded
-        model = load_model(path, device=pick_device(device))
+        device = pick_device(device)
+        if recorded and not model and not os.path.exists(recorded):
+            raise FileNotFoundError(f'{recorded}, the checkpoint that made the gallery, is not '
+                                    f'there any more: name the place where it is now as --model')
+        model = load_model(path, device=device)
     if not isinstance(model, GLSCL):
         raise ValueError(f"a gallery keeps what GLSCL's score reads of a video; this model has "
                          f'the head {model.config.head}: name another')
@@ -66,34 +77,71 @@ def pick_model(model, recorded=None, device='auto'):
 
 
 def read_manifest(folder, mark=None):
-    """gallery.json as a dict: fingerprint, model, shards, unreadable.
+    """gallery.json as a dict: fingerprint, model, shards, unreadable; and `damaged`, a line for
+    each of its entries that cannot be used and is left out.
 
-    Raises FileNotFoundError where there is none, ValueError if it is damaged or made by a model
-    with another fingerprint than `mark`."""
+    Raises FileNotFoundError where there is none, ValueError if it is damaged as a whole or made by
+    a model with another fingerprint than `mark`."""
     path = Path(folder) / 'gallery.json'
-    try:
-        manifest = json.loads(path.read_text(encoding='utf-8'))
-        made_with, model = manifest['fingerprint'], manifest['model']
-        _ = manifest['unreadable']
-        for name in manifest['shards']:
-            if Path(name).name != name or not name.endswith('.safetensors'):
-                raise ValueError('a shard lies outside the folder')
-    except FileNotFoundError:
+    again = 'Delete the folder and index again.'
+    if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file, so {folder} is not a gallery; '
-                                f'`glscl index VIDEOS --out {folder}` makes one') from None
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f'{path} is damaged ({error!r}). Delete the folder and index again'
-        raise ValueError(reason) from None
+                                f'`glscl index VIDEOS --out {folder}` makes one')
+    try:
+        manifest = read_json(path, again)
+        kinds = dict(fingerprint=str, model=(str, type(None)), shards=dict, unreadable=list)
+        for name, kind in kinds.items():
+            if not isinstance(manifest.get(name, ...), kind):
+                raise ValueError(f'{path}: {name} is missing, or not as it was written. {again}')
+    except ValueError as error:
+        raise ValueError(f'gallery.json is damaged: {error}') from None
+    made_with = manifest['fingerprint']
     if mark is not None and mark != made_with:
         raise ValueError(
-            f'{folder} was made by another model ({model or "no file named"}, fingerprint '
-            f'{made_with[:8]}; this one: {mark[:8]}), and features of two models cannot be '
-            f'compared. Name that model, or index the videos with this one into another folder')
-    return manifest
+            f'{folder} was made by another model ({manifest["model"] or "no file named"}, '
+            f'fingerprint {made_with[:8]}; this one: {mark[:8]}), and features of two models '
+            f'cannot be compared. Name that model, or index the videos with this one into another '
+            f'folder')
+    damaged = [f'{path}: its entry of {name[:60]!r} is damaged'
+               for name, entry in manifest['shards'].items() if not _is_entry(name, entry)]
+    manifest['shards'] = {name: entry for name, entry in manifest['shards'].items()
+                          if _is_entry(name, entry)}
+    bad = [entry for entry in manifest['unreadable'] if not _is_unreadable(entry)]
+    damaged += [f'{path}: its entry of an unreadable video is damaged ({entry!r:.60})'
+                for entry in bad]
+    manifest['unreadable'] = [entry for entry in manifest['unreadable'] if entry not in bad]
+    return dict(manifest, damaged=damaged)
+
+
+def _is_entry(name, entry):
+    """Whether gallery.json may say so of a shard: {bytes, rows, perhaps crc32}."""
+    if Path(name).name != name or '\\' in name or not name.endswith('.safetensors'):
+        return False  # it would lie outside the folder
+    return (isinstance(entry, dict) and type(entry.get('bytes')) is int
+            and type(entry.get('rows')) is int and 0 < entry['rows'] <= MOST
+            and type(entry.get('crc32', 0)) is int)
+
+
+def _is_unreadable(entry):
+    return (_is_clip(entry, ('start', 'end')) and isinstance(entry.get('reason'), str)
+            and 'final' in entry and 'stat' in entry)
+
+
+def _is_clip(clip, numbers=tuple(NUMBERS)):
+    """Whether a clip has a path, an id and finite numbers."""
+    if not isinstance(clip, dict):
+        return False
+    values = {name: clip.get(name, '') for name in numbers}
+    return (isinstance(clip.get('path'), str) and isinstance(clip.get('id'), str)
+            and '\0' not in clip['path']
+            and all(type(x) in NUMBERS[name] or (x is None and None in NUMBERS[name])
+                    for name, x in values.items())
+            and all(x is None or math.isfinite(x) for x in values.values()))
 
 
 def write_manifest(folder, manifest):
     """From here on this is what counts."""
+    manifest = {name: value for name, value in manifest.items() if name != 'damaged'}
     with atomic_write(Path(folder) / 'gallery.json') as half:
         half.write_bytes(json.dumps(manifest, indent=0).encode())
 
@@ -103,29 +151,93 @@ def read_shard(folder, name, entry, mark, rows=None):
 
     A clip is {id, path, start, end, size, mtime, fps, indices}; Videos have frames and concepts in
     float16, gram in float32. entry: {bytes, rows} in gallery.json; rows: in rising order, by
-    default all; only their span is read. Raises ShardError if the file is missing, cut, or of a
-    model with another fingerprint than `mark`."""
+    default all; only their span is read. Raises ShardError if the file is missing, cut, of a model
+    with another fingerprint than `mark`, or not as it should be; flipped bytes among its numbers
+    are what `check_shard` finds."""
     path = Path(folder) / name
     rows = torch.arange(entry['rows']) if rows is None else torch.as_tensor(rows)
     first, end = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+    _same_size(path, entry)
     try:
-        size = path.stat().st_size
-        if size != entry['bytes']:
-            raise ShardError(f'{path}: has {size} bytes instead of {entry["bytes"]}, it is '
-                             f'truncated or was overwritten')
         with safe_open(path, 'pt') as shard:
             metadata = shard.metadata() or {}
-            if metadata.get('fingerprint') != mark:
-                raise ShardError(f'{path}: comes from another model than the rest of the gallery')
-            tensors = {name: shard.get_slice(name)[first:end] for name in shard.keys()}
-    except FileNotFoundError:
-        raise ShardError(f'{path}: is missing') from None
-    except (OSError, SafetensorError) as error:
-        raise ShardError(f'{path}: cannot be read ({error})') from None
+            slices = {name: shard.get_slice(name) for name in shard.keys()}
+            shapes = {name: (x.get_dtype(), x.get_shape()) for name, x in slices.items()}
+            if metadata.get('fingerprint') == mark:
+                _check_header(path, entry['rows'], metadata.get('clips', ''), shapes)
+            tensors = {name: x[first:end] for name, x in slices.items()}
+    except ShardError:
+        raise
+    except Exception as error:  # a class for each way in which a file can be damaged
+        raise ShardError(f'{path}: cannot be read ({one_line(error)})') from None
+    if metadata.get('fingerprint') != mark:
+        raise ShardError(f'{path}: comes from another model than the rest of the gallery')
     videos = Videos(**{'concepts': None, **tensors})  # None: of a model without a local module
     if len(rows) < end - first:
         videos = videos[rows - first]
     return metadata['clips'].split('\n'), videos
+
+
+def check_shard(folder, name, entry, mark, model):
+    """The clips of a shard as dicts, once every byte of it has been looked at; else ShardError.
+
+    Against the checksum in its `entry`, which galleries of before do not have; the sizes of its
+    features against the model's."""
+    path = Path(folder) / name
+    _same_size(path, entry)
+    try:
+        if entry.get('crc32', (crc := zlib.crc32(path.read_bytes()))) != crc:
+            raise ShardError(f'{path}: is damaged (its checksum is another)')
+    except OSError as error:
+        raise ShardError(f'{path}: cannot be read ({one_line(error)})') from None
+    lines, videos = read_shard(folder, name, entry, mark)
+    try:
+        clips = [json.loads(line) for line in lines]
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f'{path}: what it says of its clips is damaged ({one_line(error)})') \
+            from None
+    for row, clip in enumerate(clips):
+        places = clip.get('indices') if _is_clip(clip) and clip['fps'] > 0 else None
+        if not isinstance(places, list) or not all(type(n) is int for n in places) \
+                or not len(places) <= videos.mask.shape[1]:
+            raise ShardError(f'{path}: what it says of its clip {row} is damaged')
+    D, Q = model.clip.width, model.config.num_queries
+    concepts = videos.concepts is not None and videos.concepts.shape[1:]
+    if (videos.frames.shape[2], concepts) != (D, model.local is not None and (Q, D)):
+        raise ShardError(f'{path}: its features have other sizes than this model\'s')
+    for tensor in ('frames', 'gram', 'concepts'):
+        x = getattr(videos, tensor)
+        if x is not None and not x.float().sum().isfinite():
+            raise ShardError(f'{path}: its {tensor} hold NaN or infinity')
+    return clips
+
+
+def _same_size(path, entry):
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise ShardError(f'{path}: is missing') from None
+    except (OSError, ValueError) as error:
+        raise ShardError(f'{path}: cannot be read ({one_line(error)})') from None
+    if size != entry['bytes'] or not path.is_file():
+        raise ShardError(f'{path}: has {size} bytes instead of {entry["bytes"]}, it is truncated '
+                         f'or was overwritten')
+
+
+def _check_header(path, rows, clips, shapes):
+    """ShardError unless a shard has what `Videos` needs, `rows` of each. shapes: {name: (dtype,
+    shape)}; clips: its JSON lines."""
+    kinds = dict(frames=('F16', 3), mask=('BOOL', 2), gram=('F32', 3), concepts=('F16', 3))
+    axes = {name: (kind, len(shape)) for name, (kind, shape) in shapes.items()}
+    right = axes.items() <= kinds.items() and axes.keys() >= {'frames', 'mask', 'gram'}
+    if right:
+        R, F, D = shapes['frames'][1]
+        want = dict(frames=[R, F, D], mask=[R, F], gram=[R, F, F])
+        right = (R == rows == clips.count('\n') + 1
+                 and all(shapes[name][1] == shape for name, shape in want.items())
+                 and shapes.get('concepts', [0, [R, 1, D]])[1][::2] == [R, D])
+    if not right:
+        raise ShardError(f'{path}: is not laid out as its entry in gallery.json says')
 
 
 def stat_of(path):
@@ -163,7 +275,8 @@ class Writer:
         name = f'{uuid.uuid4().hex}.safetensors'
         with atomic_write(self.folder / name) as half:
             half.write_bytes(data)
-        self.manifest['shards'][name] = {'bytes': len(data), 'rows': len(lines)}
+        self.manifest['shards'][name] = {
+            'bytes': len(data), 'rows': len(lines), 'crc32': zlib.crc32(data)}
         self.uncommitted += 1
 
     def commit(self, without=(), rest=True):
@@ -187,7 +300,8 @@ class Writer:
         shards = self.manifest['shards']
         short = [name for name, rows in keep.items() if len(rows) <= ROWS // 2]
         touched = [name for name, rows in keep.items()
-                   if len(rows) < shards[name]['rows'] or (name in short and len(short) > 1)]
+                   if not rows or len(rows) < shards[name]['rows']
+                   or (name in short and len(short) > 1)]
         for name in touched:
             if keep[name]:
                 lines, videos = read_shard(self.folder, name, shards[name],

@@ -7,17 +7,17 @@ shortlist; `Gallery.search(..., shortlist=n)` gives these their exact scores.
 """
 import hashlib
 import math
-import os
+import zlib
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..runtime.files import atomic_write
-from .shards import read_shard
 
 SMALL = 10_000  # videos: up to here every vector is kept and compared as it is
 TRAIN = 20_000  # vectors that a larger index is learnt from
+SIGN = b'crc:'  # at the end of the file, before the checksum of what comes before it
 
 
 def video_vectors(videos, local_weight):
@@ -70,9 +70,9 @@ def build(gallery):
     index.train(learnt)
     for vectors in _vectors(gallery):
         index.add(vectors)
-    path = path_of(gallery)
+    path, data = path_of(gallery), library.serialize_index(index)
     with atomic_write(path) as half:
-        library.write_index(index, os.fspath(half))
+        half.write_bytes(data.tobytes() + SIGN + zlib.crc32(data).to_bytes(4, 'big'))
     for old in set(gallery.folder.glob('shortlist-*.faiss')) - {path}:
         old.unlink()
     return path
@@ -83,19 +83,38 @@ def _vectors(gallery, share=1):
     for name, entry in gallery.shards:
         n = max(1, round(share * entry['rows']))
         rows = np.linspace(0, entry['rows'] - 1, n).astype(int)
-        _, videos = read_shard(gallery.folder, name, entry, gallery.mark, rows)
+        _, videos = gallery.read(name, entry, rows)
         yield video_vectors(videos, gallery.model.config.local_weight)
 
 
 def candidates(gallery, texts, n):
     """Places in a Gallery of the n nearest videos of each text: int64 [T, at most n].
 
-    -1 where faiss found fewer. Raises ValueError where the gallery has no index as it is now."""
+    -1 where faiss found fewer. A damaged index is built again. Raises ValueError where the gallery
+    has none as it is now."""
     path = path_of(gallery)
+    vectors = text_vectors(texts, gallery.model.config.local_weight)
     if path != gallery.nearest[0]:
         if not path.is_file():
             raise ValueError(f'{gallery.folder} has no shortlist, or has changed since; '
                              f'`glscl index … --shortlist` makes one')
-        gallery.nearest = path, faiss().read_index(os.fspath(path))
-    vectors = text_vectors(texts, gallery.model.config.local_weight)
+        if _read(path, vectors.shape[1], len(gallery)) is None:
+            gallery.log(f'{path} is damaged, and is built again')
+            build(gallery)
+        gallery.nearest = path, _read(path, vectors.shape[1], len(gallery))
     return gallery.nearest[1].search(vectors, min(n, len(gallery)))[1]
+
+
+def _read(path, width, videos):
+    """The index in a file; None where it is damaged, or of another number of videos."""
+    library, data = faiss(), path.read_bytes()
+    index, sign, mark = data[:-8], data[-8:-4], data[-4:]
+    if sign != SIGN:  # an older one, without a checksum
+        index = data
+    elif zlib.crc32(index).to_bytes(4, 'big') != mark:
+        return None
+    try:
+        index = library.deserialize_index(np.frombuffer(index, np.uint8))
+    except Exception:  # whatever faiss says
+        return None
+    return index if (index.d, index.ntotal) == (width, videos) else None

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from runtime.holding import hold
 
 from glscl import GLSCL, Trainer, load_model, save_model, training
 from glscl.checkpoints import save_result
@@ -59,7 +60,7 @@ def test_a_run_leaves_its_files_and_says_how_it_goes(config, splits, tmp_path):
     told = []
     t = trainer(config, splits, tmp_path / 'new' / 'run', steps=2, eval_every=1)
     model = t.run(log=told.append)
-    assert sorted(p.name for p in t.run_dir.iterdir()) == ['best.safetensors', 'history.json', 'last.pt']
+    assert sorted(p.name for p in t.run_dir.iterdir()) == ['best.safetensors', 'history.json', 'last.pt', 'lock']
     history = json.loads((t.run_dir / 'history.json').read_text())
     assert [h['step'] for h in history] == [1, 2] and all('val R@1' in h for h in history) and len(told) == 2
     for h in history:
@@ -160,7 +161,24 @@ def test_what_a_killed_process_left_half_written_is_swept_away(config, splits, t
     for name in halves + others:
         (tmp_path / name).write_text('')
     assert trainer(config, splits, tmp_path).resume() is False
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, 'lock'])
+
+
+def test_of_two_trainers_in_one_folder_the_second_is_told(config, splits, tmp_path):
+    process = hold(tmp_path)
+    (tmp_path / '.last.pt.1.2.half').write_text('the other is writing')
+    try:
+        t = trainer(config, splits, tmp_path)
+        for step in (t.resume, t.run):
+            with pytest.raises(ValueError, match=f'process {process.pid} on .* is writing to'):
+                step()
+        assert t.step == 0 and (tmp_path / '.last.pt.1.2.half').exists()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    t.run(until=1, log=None)  # a killed one leaves no lock
+    assert t.step == 1
 
 
 def test_nothing_to_resume_is_no_error(config, splits, tmp_path):
@@ -198,7 +216,7 @@ def test_a_file_that_holds_no_run_says_what_it_lacks(config, splits, finished, t
     state = torch.load(finished[0] / 'last.pt', weights_only=True)
     state = {name: value for name, value in state.items() if name != cut} if cut else [state]
     torch.save(state, tmp_path / 'last.pt')
-    with pytest.raises(ValueError, match=f'last.pt is no checkpoint of a run .it has no {cut or "model, .*rng"}.: delete it'):
+    with pytest.raises(ValueError, match=f'last.pt is no checkpoint of a run .it has no {cut or "model, .*rng"}, .*Delete it'):
         trainer(config, splits, tmp_path).resume()
 
 
@@ -208,7 +226,7 @@ def test_damaged_files_are_refused_by_name(config, splits, finished, tmp_path, d
         (tmp_path / name).write_bytes(damage((finished[0] / name).read_bytes()))
     with pytest.raises(ValueError, match='last.pt cannot be read .*Delete it to begin anew'):
         trainer(config, splits, tmp_path).resume()
-    with pytest.raises(ValueError, match='best.safetensors is not a checkpoint of this package, or is damaged'):
+    with pytest.raises(ValueError, match='best.safetensors is damaged, or is no safetensors file .*Copy it again'):
         load_model(tmp_path)
 
 
@@ -431,6 +449,7 @@ def test_weights_that_are_missing_are_named(config, finished, tmp_path):
     path = finished[0] / 'best.safetensors'
     with safe_open(path, 'pt') as file:
         meta = file.metadata()
+    del meta['checksum']
     state = load_file(path)
     del state['local.video_queries']
     save_file(state, tmp_path / 'cut.safetensors', meta)
@@ -572,7 +591,7 @@ def same_end(run_dir, other):
     a, b = (load_model(folder).state_dict() for folder in (run_dir, other))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert (run_dir / 'history.json').read_text().count('step') == (other / 'history.json').read_text().count('step') == 6
-    assert sorted(p.name for p in other.iterdir()) == ['best.safetensors', 'history.json', 'last.pt']
+    assert sorted(p.name for p in other.iterdir()) == ['best.safetensors', 'history.json', 'last.pt', 'lock']
 
 
 @needs_fork

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from runtime.holding import hold
 from safetensors.torch import load_file
 
 from glscl import load_model
@@ -115,6 +116,20 @@ def test_a_wrong_setting_is_refused_before_anything_is_decoded(asked, recipe, tm
     shown = capsys.readouterr().err
     assert said in shown and shown.startswith('glscl train: ') and shown.count('\n') == 1
     assert asked == [] and not (tmp_path / 'run').exists()
+
+
+def test_a_second_trainer_is_told_who_writes_before_anything_is_decoded(asked, recipe, tmp_path, capsys):
+    process = hold(tmp_path / 'run')
+    try:
+        line = ['train', '--recipe', str(recipe()), '--run-dir', str(tmp_path / 'run'), '--device', 'cpu']
+        assert main(line) == 1 and asked == []
+        said = capsys.readouterr().err
+        assert f'process {process.pid} on ' in said and 'is writing to' in said and said.count('\n') == 1
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert main(line) == 0 and asked != []
 
 
 @pytest.mark.parametrize('head', ['GLSCL', 'X-Pool'])

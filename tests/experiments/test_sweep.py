@@ -15,7 +15,7 @@ import yaml
 pytest.importorskip('papermill')
 
 from glscl.config import data_path  # noqa: E402
-from glscl.experiments import sweep  # noqa: E402
+from glscl.experiments import sweep, tables  # noqa: E402
 
 quiet = dict(say=lambda text: None)
 
@@ -188,6 +188,17 @@ def test_the_command_tells_of_failed_runs(pretend, executed, tmp_path, capsys):
     spec.write_text('- no\n- sweep')
     with pytest.raises(ValueError, match='spec.yaml, line 1: expected one mapping'):
         sweep.sweep(spec)
+
+
+@pytest.mark.parametrize('there, match', [
+    (dict(runs=[dict(name='b', seed=0)]), 'would be lost, such as b, seed 0'), (dict(runs=5), 'no results of a sweep'),
+    ([], 'expected an object'), ({'rows': []}, 'no results of a sweep')])
+def test_other_results_are_not_replaced_either(tmp_path, there, match):
+    path = tmp_path / 'results.json'
+    path.write_text(json.dumps(there))
+    with pytest.raises(ValueError, match=f'results.json.*{match}'):
+        tables.save(path, dict(runs=[dict(name='a', seed=0)]))
+    assert json.loads(path.read_text()) == there
 
 
 def test_richer_results_are_not_replaced(pretend, executed, tmp_path, capsys):

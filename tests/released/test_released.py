@@ -260,6 +260,13 @@ def test_weights_of_any_float_type_are_taken_in_float32(dtype):
     (lambda s: s.update({'clip.ln_final.bias': {'a': 1}}), "'clip.ln_final.bias' holds a dict"),
     (lambda s: (s.clear(), s.update({'model': {}})), "'model' holds a dict where a weight is expected"),
     (lambda s: s.clear(), 'first are none'),
+    (lambda s: s['clip.ln_final.bias'].fill_(math.nan), 'clip.ln_final.bias holds NaN or infinity'),
+    (lambda s: s.update({'clip.ln_final.bias': torch.ones(64, dtype=torch.long)}), 'clip.ln_final.bias holds torch.int64, not floats'),
+    (lambda s: s.update({'transformerClip.resblocks.999999999.ln_1.bias': torch.ones(64)}), 'there is no layer 999999999'),
+    (lambda s: s.update({'transformerClip.resblocks.x.ln_1.bias': torch.ones(64)}), 'there is no layer x'),
+    (lambda s: s.update({'clip.visual.conv1.weight': torch.ones(63, 3, 16, 16)}), 'conv1.weight has the width 63'),
+    (lambda s: s.update({'clip.token_embedding.weight': torch.ones(50, 0)}), 'token_embedding.weight .* is empty'),
+    (lambda s: s.update({'spatial_queries': torch.ones(10 ** 5, 64)}), 'num_queries must be'),
 ])
 def test_weights_that_do_not_fit_are_named(change, match):
     state = {name.removeprefix('module.'): value for name, value in as_released(tiny()).items()}

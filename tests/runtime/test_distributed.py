@@ -297,4 +297,4 @@ def test_torchrun_trains_a_recipe(config, world_folder, tmp_path):
     assert told.stdout.count('of 2: loss') == 2 and told.stdout.count('t2v R@1') == 1  # the first process alone speaks
     result = json.loads((tmp_path / 'run' / 'result.json').read_text())
     assert result['processes'] == 2 and result['steps'] == 2 and result['metrics']['t2v']['queries'] == 8
-    assert sorted(p.name for p in (tmp_path / 'run').iterdir()) == ['best.safetensors', 'history.json', 'last.pt', 'result.json']
+    assert sorted(p.name for p in (tmp_path / 'run').iterdir()) == ['best.safetensors', 'history.json', 'last.pt', 'lock', 'result.json']

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing
+from safetensors import safe_open
 from safetensors.torch import save_file
 from search.galleries import (
     TEXTS,
@@ -187,15 +188,92 @@ def test_another_models_gallery_is_refused(gallery, films, config):
     assert paths_in(gallery) == videos_below(films)
 
 
-OUTSIDE = {'fingerprint': 'x', 'model': None, 'unreadable': [],
-           'shards': {'../../x.safetensors': {'bytes': 1, 'rows': 1}}}
-
-
-@pytest.mark.parametrize('content', ['', '{"fingerprint": "x", "mod', '[]', json.dumps(OUTSIDE)])
+@pytest.mark.parametrize('content', ['', '{"fingerprint": "x", "mod', '[]', '[' * 100_000, '\xff',
+                                     '{"fingerprint": "x", "shards": [], "unreadable": []}'])
 def test_a_damaged_manifest_is_named(tmp_path, content):
-    (tmp_path / 'gallery.json').write_text(content)
-    with pytest.raises(ValueError, match='gallery.json is damaged'):
+    (tmp_path / 'gallery.json').write_text(content, 'latin-1')
+    with pytest.raises(ValueError, match='gallery.json is damaged: .*Delete the folder|gallery.json is damaged: .*not UTF-8'):
         glscl.Gallery(tmp_path)
+
+
+def rewritten(path, clips=None, metadata=None, **tensors):
+    """A shard as somebody else would write it: another clip, other numbers, no checksum."""
+    with safe_open(path, 'pt') as shard:
+        said, held = shard.metadata(), {name: shard.get_tensor(name) for name in shard.keys()}
+    if clips is not None:
+        lines = said['clips'].split('\n')
+        said['clips'] = '\n'.join([clips, *lines[1:]])
+    held.update(tensors)
+    save_file({name: x for name, x in held.items() if x is not None}, path, {**said, **(metadata or {})})
+
+
+CLIP = {'id': 'a', 'path': '/a.mp4', 'start': None, 'end': None, 'size': 1, 'mtime': 1, 'fps': 25.0,
+        'indices': [0, 1, 2, 3]}
+FORGED = {
+    'clips: no JSON': dict(clips='{'), 'clips: a list': dict(clips='[]'),
+    'clips: nested': dict(clips='[' * 100_000),
+    **{f'clips: {name}={value}': dict(clips=json.dumps({**CLIP, name: value}))
+       for name, value in [('path', None), ('path', 'a\0b'), ('id', 3), ('fps', 0), ('fps', 'x'), ('fps', float('nan')),
+                           ('size', '1'), ('start', 'x'), ('indices', None), ('indices', ['x']), ('indices', [0] * 99)]},
+    'clips: no path': dict(clips='{}'), 'clips: one more': dict(clips='{}\n{}'),
+    'no fingerprint': dict(metadata=dict(fingerprint='')),
+    'frames: NaN': dict(frames=torch.full((5, 4, 128), torch.nan).half()),
+    'frames: missing': dict(frames=None), 'frames: float32': dict(frames=torch.zeros(5, 4, 128)),
+    'frames: wider': dict(frames=torch.zeros(5, 4, 64).half()), 'frames: fewer': dict(frames=torch.zeros(4, 4, 128).half()),
+    'gram: a scalar': dict(gram=torch.tensor(1.)), 'mask: numbers': dict(mask=torch.ones(5, 4)),
+    'concepts: missing': dict(concepts=None), 'foreign': dict(foreign=torch.zeros(5))}
+
+
+def entry_of(gallery, shard, **changes):
+    manifest = json.loads((gallery / 'gallery.json').read_text())
+    entry = manifest['shards'].pop(shard)
+    manifest['shards'][changes.pop('name', shard)] = changes.pop('entry', {**entry, **changes})
+    (gallery / 'gallery.json').write_text(json.dumps(manifest))
+
+
+def flip(path, at=-1000):
+    data = bytearray(path.read_bytes())
+    for n in range(64):
+        data[at + n] ^= 0x55
+    path.write_bytes(data)
+
+
+def damaged_gallery(shared_gallery, folder, how):
+    """A copy of the gallery, its second shard damaged; returns its three files."""
+    shutil.copytree(shared_gallery, folder)
+    files = shard_files(folder)
+    name = files[1].name
+    if isinstance(how, dict):
+        rewritten(files[1], **how)
+        entry_of(folder, name, entry=dict(bytes=files[1].stat().st_size, rows=5))
+    else:
+        how(folder, files[1])
+    return files
+
+
+ENTRIES = {f'entry: {changes}': (lambda folder, file, changes=changes: entry_of(folder, file.name, **changes))
+           for changes in [dict(entry=None), dict(entry=[]), dict(rows='5'), dict(rows=10 ** 12), dict(rows=-1), dict(rows=4),
+                           dict(bytes=None), dict(bytes=7), dict(crc32='x'), dict(crc32=1), dict(name='../x.safetensors'),
+                           dict(name='a/../x.safetensors'), dict(name='x')]}
+BYTES = {'data flipped': lambda folder, file: flip(file), 'header flipped': lambda folder, file: flip(file, 30),
+         'length flipped': lambda folder, file: flip(file, 0)}
+
+
+@pytest.mark.parametrize('how', [*FORGED, *ENTRIES, *BYTES])
+def test_whatever_breaks_a_shard_the_rest_is_searched_and_it_is_said_once(shared_gallery, tmp_path, how):
+    before = [r.path for r in open_gallery(shared_gallery).search(TEXTS[0], 12)]
+    files = damaged_gallery(shared_gallery, tmp_path / 'g', {**FORGED, **ENTRIES, **BYTES}[how])
+    lost = everything(shared_gallery)[0][5:10]
+    lines = []
+    found = open_gallery(tmp_path / 'g', log=lines.append)
+    for _ in range(2):
+        assert [r.path for r in found.search(TEXTS[0], 12)] == [path for path in before if path not in lost]
+    assert len(found.problems) == len(lines) == 1 and (files[1].name in lines[0] or 'its entry of' in lines[0])
+    assert found.search(TEXTS[0], 2) and len(lines) == 1
+    told = []
+    done = index(Path(before[0]).parents[0], tmp_path / 'g', log=told.append)
+    assert done['added'] >= 1 and any(('its entry of' in line or files[1].name in line) and 'encoded again' in line for line in told)
+    assert open_gallery(tmp_path / 'g', log=pytest.fail).search(TEXTS[0], 12)
 
 
 def test_folders_that_are_no_gallery(films, gallery):
@@ -210,7 +288,7 @@ def test_folders_that_are_no_gallery(films, gallery):
 def test_a_search_follows_an_indexer(gallery, films):
     found = open_gallery(gallery)
     (films / 'test0003.mp4').unlink()
-    index(films, gallery)  # puts other shards in place of those that `found` knows
+    index(films, gallery, sync=True)  # puts other shards in place of those that `found` knows
     assert len(found.search(TEXTS[0], 12)) == 11 and found.problems == []
 
 
@@ -218,3 +296,27 @@ def test_a_search_follows_an_indexer(gallery, films):
 def test_senseless_questions(shared_gallery, text, k, message):
     with pytest.raises(ValueError, match=message):
         search_command(shared_gallery, [text], k, device='cpu')
+
+
+@pytest.mark.parametrize('queries, k, message', [
+    (5, 5, 'takes a text or a list'), (None, 5, 'takes a text or a list'), ([5], 5, 'takes a text or a list'), (TEXTS, 2.5, 'k must be'),
+    (TEXTS, '5', 'k must be'), (TEXTS, -1, 'k must be'), (TEXTS, None, 'k must be')])
+def test_senseless_arguments(shared_gallery, queries, k, message):
+    with pytest.raises(ValueError, match=message):
+        open_gallery(shared_gallery).search(queries, k)
+
+
+def test_more_than_there_is(shared_gallery):
+    found = open_gallery(shared_gallery)
+    assert len(found.search(TEXTS[0], 10 ** 12)) == 12 and found.search([]) == []
+    assert [len(row) for row in found.search(TEXTS, 10 ** 12)] == [12] * 3
+
+
+def test_a_device_and_a_checkpoint_that_are_not_there(shared_gallery, tmp_path):
+    with pytest.raises(ValueError, match="device 'abacus' cannot be used here"):
+        glscl.Gallery(shared_gallery, device='abacus')
+    shutil.copytree(shared_gallery, tmp_path / 'g')
+    manifest = json.loads((tmp_path / 'g' / 'gallery.json').read_text())
+    (tmp_path / 'g' / 'gallery.json').write_text(json.dumps({**manifest, 'model': str(tmp_path / 'gone.safetensors')}))
+    with pytest.raises(FileNotFoundError, match='gone.safetensors, the checkpoint that made the gallery.*--model'):
+        open_gallery(tmp_path / 'g')

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,10 +24,11 @@ from search.galleries import (
 )
 
 import glscl
+from glscl.__main__ import main
 from glscl.bench import search as bench_search
 from glscl.search import index as index_module
 from glscl.search import shards
-from glscl.search.index import find_clips, index_command
+from glscl.search.index import find_clips, index_command, index_videos
 
 needs_fork = pytest.mark.skipif(sys.platform == 'win32', reason='no fork')
 
@@ -63,7 +65,7 @@ def test_after_a_while_rows_count_though_they_fill_no_shard(films, checkpoint, t
 
 def test_a_second_run_encodes_only_what_is_new_or_changed(gallery, films):
     def again():
-        done = index(films, gallery)
+        done = index(films, gallery, sync=True)
         assert paths_in(gallery) == videos_below(films)
         assert set(gallery.glob('*.safetensors')) == set(shard_files(gallery))
         return [done[key] for key in ('videos', 'added', 'changed', 'removed')]
@@ -186,14 +188,81 @@ def test_links_loops_and_tables(films, tmp_path):
     assert find_clips([films / 'table.csv']) == {(film, 0.0, 2.0): 'a', (film, 2.0, 4.0): 'b'}
 
 
-def test_a_folder_without_the_old_videos_does_not_empty_the_gallery(gallery, films, tmp_path):
+def test_another_folder_adds_and_only_sync_removes(gallery, films, tmp_path):
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(FileNotFoundError, match='empty'):
-        index(tmp_path / 'empty', gallery)
     shutil.copytree(films, tmp_path / 'moved')
-    with pytest.raises(ValueError, match='12 videos, none of which'):
-        index(tmp_path / 'moved', gallery)
+    for wrong in ({'sources': tmp_path / 'empty'}, {'sources': tmp_path / 'nowhere'}, {'sources': []},
+                  {'model': tmp_path / 'none.safetensors'}, {'device': 'no such device'},
+                  {'batch': 0}, {'workers': -1}):
+        before = (gallery / 'gallery.json').read_bytes()
+        sources = wrong.pop('sources', tmp_path / 'moved')
+        with pytest.raises((OSError, ValueError)):
+            index_videos(sources, gallery, log=None, sync=True, confirm=lambda *n: True,
+                         **{'device': 'cpu', **wrong})
+        assert (gallery / 'gallery.json').read_bytes() == before
+    done = index(tmp_path / 'moved', gallery)
+    assert done['removed'] == 0 and paths_in(gallery) == sorted(videos_below(films) + videos_below(tmp_path / 'moved'))
+    for name in videos_below(films)[:9]:
+        os.unlink(name)
+    assert index([films, tmp_path / 'moved'], gallery, sync=True)['removed'] == 9
+    asked = []
+    with pytest.raises(ValueError, match='would remove 12 of the 15 videos .*--yes'):
+        index(films, gallery, sync=True, confirm=lambda *n: asked.append(n))
+    assert asked == [(12, 15)] and len(paths_in(gallery)) == 15
+    assert index(films, gallery, sync=True, confirm=lambda *n: True)['removed'] == 12
     assert paths_in(gallery) == videos_below(films)
+
+
+def test_the_command_asks_at_a_terminal_or_for_a_flag(gallery, films, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'one').mkdir()
+    shutil.copy(films / 'test0003.mp4', tmp_path / 'one')
+
+    def sync(*flags):
+        return main(['index', str(tmp_path / 'one'), '--out', str(gallery), '--device', 'cpu',
+                     '--workers', '1', '--sync', *flags])
+    for terminal, answer in ((False, 'y'), (True, 'n')):
+        monkeypatch.setattr(sys.stdin, 'isatty', lambda: terminal, raising=False)
+        monkeypatch.setattr('builtins.input', lambda question: answer)
+        assert sync() == 1 and paths_in(gallery) == videos_below(films)
+        assert 'would remove 12 of the 12 videos' in capsys.readouterr().err
+    assert sync('--yes') == 0
+    assert '12 removed' in capsys.readouterr().out
+    assert paths_in(gallery) == videos_below(tmp_path / 'one')
+
+
+def test_videos_in_a_folder_that_cannot_be_read_are_not_gone(gallery, films, monkeypatch):
+    scandir = os.scandir
+
+    def locked(path):
+        if os.path.basename(path) == 'sub':
+            raise PermissionError(13, 'Permission denied', path)
+        return scandir(path)
+    monkeypatch.setattr(os, 'scandir', locked)
+    with pytest.warns(UserWarning, match='sub is passed over: it cannot be read'), \
+            pytest.raises(OSError, match='sub cannot be read .*--sync cannot tell'):
+        index(films, gallery, sync=True)
+    with pytest.warns(UserWarning, match='sub is passed over'):
+        index(films, gallery)
+    monkeypatch.undo()
+    assert paths_in(gallery) == videos_below(films)
+
+
+@needs_fork
+@pytest.mark.parametrize('kind, status', [('SIGTERM', 143), ('SIGINT', 130)])
+def test_a_stopped_indexer_keeps_what_it_has_and_says_how_to_go_on(films, checkpoint, tmp_path, kind,
+                                                                   status):
+    code = ('import os, signal, sys\nfrom glscl.search import index\nfrom glscl.__main__ import main\n'
+            'whole, seen = index._decode_all, []\n'
+            'def stopping(*arguments):\n    for pair in whole(*arguments):\n        seen.append(pair)\n'
+            f'        if len(seen) == 7: os.kill(os.getpid(), signal.{kind})\n        yield pair\n'
+            'index._decode_all = stopping\nsys.exit(main(sys.argv[1:]))')
+    command = ['index', str(films), '--out', str(tmp_path / 'g'), '--model', str(checkpoint),
+               '--device', 'cpu', '--workers', '1', '--batch', '4']
+    done = subprocess.run([sys.executable, '-c', code, *command], capture_output=True, text=True)
+    assert done.returncode == status and 'Traceback' not in done.stderr
+    assert 'stopped after 7 of 12 videos, which are kept; the same command goes on' in done.stdout + done.stderr
+    assert len(paths_in(tmp_path / 'g')) == 7
+    assert index(films, tmp_path / 'g', checkpoint)['added'] == 5
 
 
 # ---- kills and company
@@ -263,7 +332,7 @@ def test_two_indexers_at_once(films, checkpoint, tmp_path, monkeypatch):
     process, pipe = start(films, tmp_path / 'g', checkpoint, 1024)
     pipe.recv()
     monkeypatch.setattr(index_module, 'LOCK_TIMEOUT', 0.1)
-    with pytest.raises(ValueError, match='another process is indexing'):
+    with pytest.raises(ValueError, match=f'process {process.pid} on .* is writing to'):
         index(films, tmp_path / 'g', checkpoint)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:

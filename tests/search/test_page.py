@@ -7,8 +7,10 @@ import sys
 import pytest
 from search.galleries import TEXTS, index, open_gallery
 
+from glscl.__main__ import main
 from glscl.search import page
 from glscl.search.gallery import search_command
+from glscl.search.index import index_command
 
 
 def test_page_shows_the_frames_that_weigh_most(gallery):
@@ -54,3 +56,26 @@ def test_a_terminal_of_any_encoding(encoding, expected):
     stream = io.TextIOWrapper(io.BytesIO(), encoding, newline='\n')
     page.show('К\udce9', stream)
     assert stream.buffer.getvalue() == expected
+
+
+def test_names_and_queries_steer_no_terminal(films, checkpoint, tmp_path, capsys):
+    if sys.platform == 'win32':
+        pytest.skip('there are no such names')
+    name = 'a\x1b[31m\u202egpj\nb.mp4'
+    shutil.copy(films / 'test0003.mp4', films / name)
+    (films / ('bad' + name)).write_bytes(b'no video')
+    assert index_command([films], tmp_path / 'g', checkpoint, 'cpu', workers=1) == 0
+    search_command(tmp_path / 'g', ['a red ring\x1b[0m'], k=13, device='cpu', html=tmp_path / 'page.html')
+    printed = capsys.readouterr()
+    assert not set('\x1b\u202e') & set(printed.out + printed.err)
+    assert printed.out.count('a\\x1b[31m\\u202egpj\\nb.mp4') == 2 and 'a red ring\\x1b[0m' in printed.out
+    assert main(['search', str(tmp_path / '\x1b[31m'), 'x']) == 1
+    assert '\x1b' not in capsys.readouterr().err
+
+
+def test_a_page_appears_whole_or_not_at_all(shared_gallery, tmp_path, monkeypatch):
+    (tmp_path / 'page.html').write_text('old')
+    monkeypatch.setattr(os, 'replace', lambda *names: (_ for _ in ()).throw(OSError(28, 'No space left')))
+    with pytest.raises(OSError, match='No space'):
+        search_command(shared_gallery, TEXTS, html=tmp_path / 'page.html', device='cpu')
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [('page.html', 'old')]

@@ -46,7 +46,7 @@ def test_as_long_as_the_gallery_it_is_exact_and_of_another_state_it_is_refused(g
     assert len(near) == 2
     assert {r.path for r in near} <= {r.path for r in found.search(TEXTS[0], 12)}
     (films / 'test0003.mp4').unlink()
-    index(films, gallery)
+    index(films, gallery, sync=True)
     with pytest.raises(ValueError, match='has changed since'):
         open_gallery(gallery).search(TEXTS, 5, shortlist=12)
     assert index_command([films], gallery, device='cpu', workers=1, shortlist=True) == 0
@@ -67,3 +67,18 @@ def test_without_faiss_a_shortlist_says_how_to_get_it(shared_gallery, monkeypatc
     monkeypatch.setitem(sys.modules, 'faiss', None)
     with pytest.raises(ImportError, match='pip install'):
         shortlist.build(open_gallery(shared_gallery))
+
+
+@pytest.mark.parametrize('damage', [lambda b: b[:-100], lambda b: b[:50] + bytes([b[50] ^ 1]) + b[51:], lambda b: b'', lambda b: b'x' * 99])
+def test_a_damaged_shortlist_is_built_again_and_an_older_one_is_read(gallery, damage):
+    library = pytest.importorskip('faiss')
+    path = shortlist.build(open_gallery(gallery))
+    data = path.read_bytes()
+    library.write_index(library.deserialize_index(np.frombuffer(data[:-8], np.uint8)), str(path))  # as of before
+    lines = []
+    expected = open_gallery(gallery, log=lines.append).search(TEXTS, 5, shortlist=12)
+    assert lines == []
+    path.write_bytes(damage(data))
+    for _ in range(2):
+        assert open_gallery(gallery, log=lines.append).search(TEXTS, 5, shortlist=12) == expected
+    assert len(lines) == 1 and 'is damaged, and is built again' in lines[0] and path.read_bytes() == data

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -54,13 +55,15 @@ def table(rows, **kinds):
 def walk(data_dir, depth=None):
     """(folder, file names) of a folder and those below, sorted, at most `depth` levels down.
 
-    Hidden ones are passed over. Links are followed, but no folder is entered twice."""
+    Hidden ones are passed over. Links are followed, but no folder is entered twice. A warning names
+    a folder that cannot be read; OSError where it is `data_dir` itself."""
     if not data_dir:
         raise ValueError('this data set needs data_dir, its folder (layout: data/README.md)')
     root, entered = Path(data_dir).expanduser(), set()
     if not root.is_dir():
         raise FileNotFoundError(f'{root}: no such folder to be data_dir (layout: data/README.md)')
-    for here, folders, names in os.walk(root, followlinks=True):
+    os.scandir(root).close()
+    for here, folders, names in os.walk(root, followlinks=True, onerror=_passed_over):
         here, real = Path(here), os.path.realpath(here)
         if real not in entered:
             yield here, sorted(name for name in names if not name.startswith('.'))
@@ -68,6 +71,10 @@ def walk(data_dir, depth=None):
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
         entered.add(real)
+
+
+def _passed_over(error):
+    warnings.warn(f'{error.filename} is passed over: it cannot be read ({error.strerror})')
 
 
 def locate(data_dir, names):
