@@ -101,8 +101,8 @@ def write_manifest(folder, manifest):
 def read_shard(folder, name, entry, mark, rows=None):
     """The clips of a shard, one JSON text each, and the Videos of some of its rows.
 
-    A clip is {id, path, start, end, size, mtime, fps, indices}; Videos have frames and concepts in
-    float16, gram in float32. entry: {bytes, rows} in gallery.json; rows: in rising order, by
+    A clip is {id, path, start, end, size, mtime, indices, seconds}; Videos have frames and concepts
+    in float16, gram in float32. entry: {bytes, rows} in gallery.json; rows: in rising order, by
     default all; only their span is read. Raises ShardError if the file is missing, cut, or of a
     model with another fingerprint than `mark`."""
     path = Path(folder) / name

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from glscl.data import frames as store
+from glscl.data import workers
 from glscl.data.frames import load_frames
 from glscl.data.pairs import load_pairs
 from glscl.data.sampling import CLIP_MEAN, CLIP_STD, VideoError
@@ -195,7 +196,7 @@ def test_without_a_store_only_indices_are_kept_and_bad_videos_are_found(paths, t
 
 def test_workers_may_be_spawned_as_on_a_mac(paths, tmp_path, monkeypatch):
     spawned = partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context('spawn'))
-    monkeypatch.setattr(store, 'ProcessPoolExecutor', spawned)
+    monkeypatch.setattr(workers, 'ProcessPoolExecutor', spawned)
     frames = load(paths[:2], tmp_path, keep=False, workers=1)[0]
     assert np.array_equal(frames[1][:1], read_frames(paths[1], 4, 1, 16)[0][:1])
 

@@ -24,6 +24,7 @@ from search.galleries import (
 
 import glscl
 from glscl.bench import search as bench_search
+from glscl.data import workers
 from glscl.search import index as index_module
 from glscl.search import shards
 from glscl.search.index import find_clips, index_command
@@ -132,7 +133,7 @@ def test_what_may_be_readable_next_time_is_tried_again(gallery, films, monkeypat
     shutil.copy(films / 'test0003.mp4', films / 'new.mp4')
     with monkeypatch.context() as patch:
         patch.setattr(index_module, 'read_frames', failing)
-        patch.setattr(index_module, '_start_pool', InThisProcess)
+        patch.setattr(workers, 'start_pool', InThisProcess)
         done = index(films, gallery)
     assert 'PermissionError' in done['unreadable'][str(films / 'new.mp4')]
     assert index(films, gallery)['added'] == 1
