@@ -24,7 +24,7 @@ from av.sidedata.sidedata import SideDataContainer
 from .sampling import VideoError, resize, sample_frame_indices
 
 SEEKABLE = ('mov', 'matroska')             # containers, by the first of FFmpeg's names for them
-# What a disk, a network or a system says that has too much to do, or a lock that may be opened
+# What disks, networks and busy systems say; of EIO FFmpeg also speaks where a file is damaged
 PASSING = {errno.EACCES, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE,
            errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
 BRANDS = ('avif', 'heic', 'heix', 'mif1')  # .mp4's relatives with one picture
@@ -121,7 +121,7 @@ def _checked(path):
 
 def _passing(path, error):
     """The VideoError of what is no fault of the video's, and may pass."""
-    why, remedy = _reason(error), 'Are its disk and network in order? Try again.'
+    why, remedy = _reason(error), 'Try again; if it stays so, copy the file again.'
     if isinstance(error, PermissionError):
         remedy = 'Allow it (chmod u+r), or ask its owner.'
     elif isinstance(error, MemoryError):
@@ -186,7 +186,9 @@ def survey(path, container, stream):
             end = max(end, float((pts + duration) * packet.time_base))
         if packet.stream is not stream:
             continue
-        total += packet.dts is not None  # of .avi also those without content: a frame again
+        total += packet.dts is not None
+        if kind == 'avi' and packet.dts is not None:
+            total = packet.dts + 1  # with those without content, which repeat a frame
         hidden = codec.name == 'vp8' and packet.size and not memoryview(packet)[0] & 16
         if packet.size and not hidden:  # (RFC 6386, 9.1)
             # .avi holds no time stamps: those of B frames are guessed

@@ -20,23 +20,23 @@ def number(frame):
     return sum(1 << b for b in range(10) if frame[2:6, 8 * b + 2:8 * b + 6].mean() > 128)
 
 
-def encode(path, frames, codec='libx264', rate=25, times=None, container=None, **options):
+def encode(path, frames, codec='libx264', rate=25, times=None, container=None, pixels='yuv420p', format=None, **options):
     """times: of each frame, in milliseconds, for a rate that varies; container: its options, a
     title among them."""
     container = dict(container or {})
     title = container.pop('title', None)
-    with av.open(str(path), 'w', options=container) as out:
+    with av.open(str(path), 'w', options=container, format=format) as out:
         if title:
             out.metadata['title'] = title
-        options = {name.replace('_', '-'): str(value) for name, value in options.items()}
+        options = {name.replace('_', '-') if codec.startswith('libx2') or codec.startswith('libvpx') else name: str(value) for name, value in options.items()}
         stream = out.add_stream(codec, rate=Fraction(rate), options=options)
-        stream.pix_fmt = 'yuv420p'
+        stream.pix_fmt = pixels
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
-        for i, pixels in enumerate(frames):
+        for i, shown in enumerate(frames):
             if i == 0:
-                stream.height, stream.width = pixels.shape[:2]
-            frame = av.VideoFrame.from_ndarray(pixels, format='rgb24')
+                stream.height, stream.width = shown.shape[:2]
+            frame = av.VideoFrame.from_ndarray(shown, format='rgb24')
             if times:
                 frame.pts, frame.time_base = times[i], Fraction(1, 1000)
             out.mux(stream.encode(frame))
