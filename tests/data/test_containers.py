@@ -140,6 +140,29 @@ def test_an_edit_list_may_begin_between_key_frames(tmp_path):
     assert np.array_equal(frames, every) and indices == list(range(50))
 
 
+@pytest.mark.parametrize('matrix', ['bt709', 'smpte170m'])
+@pytest.mark.parametrize('full', ['off', 'on'])
+def test_colours_are_those_that_the_file_names(matrix, full, tmp_path):
+    """One colour by the equations of BT.601 and BT.709, in the range of television or in full."""
+    y, cb, cr = colour = (100, 110, 170)
+    path = tmp_path / 'colour.mp4'
+    with av.open(str(path), 'w') as out:
+        stream = out.add_stream('libx264', rate=5, options={'x264-params': f'qp=0:colormatrix={matrix}:fullrange={full}'})
+        stream.width = stream.height = 64
+        stream.pix_fmt = 'yuv420p'
+        for _ in range(5):
+            frame = av.VideoFrame(64, 64, 'yuv420p')
+            for plane, value in zip(frame.planes, colour):
+                plane.update(bytes([value]) * plane.buffer_size)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    scale, light = (255 / 224, (y - 16) * 255 / 219) if full == 'off' else (1, y)
+    kr, kb = {'bt709': (0.2126, 0.0722), 'smpte170m': (0.299, 0.114)}[matrix]
+    red, blue = light + 2 * (1 - kr) * (cr - 128) * scale, light + 2 * (1 - kb) * (cb - 128) * scale
+    green = (light - kr * red - kb * blue) / (1 - kr - kb)
+    assert abs(read_frames(path)[0] - np.array([red, green, blue])).max() < 3
+
+
 # ---- moments
 
 def rate_of(path):
