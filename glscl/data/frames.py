@@ -144,6 +144,8 @@ def load_frames(paths, max_frames=12, size=32, framerate=1, cache=None, workers=
         raise OSError(f'cannot keep decoded frames in {cache}: {error}. Up to {megabytes:.0f} MB '
                       f'are needed; name a folder with that much room (data_dir, or the variable '
                       f'GLSCL_CACHE), or set cache_frames to false.') from error
+    for v, why in unreadable.items():
+        makers[v] = partial(_refuse, why)  # never tried in this process, which it might end
     mask = torch.arange(max_frames)[None] < torch.tensor(counts)[:, None]
     shape = (max_frames, size, size, 3)
     store = FrameStore(files, makers, counts, shape, np.uint8, keep, workers)
@@ -152,6 +154,10 @@ def load_frames(paths, max_frames=12, size=32, framerate=1, cache=None, workers=
 
 def _frames(path, size, max_frames, framerate, start, end, sampling, *reader):
     return read_frames(path, max_frames, framerate, size, start, end, sampling, *reader)[0]
+
+
+def _refuse(why):
+    raise VideoError(why)
 
 
 def _prepare(files, makers, workers, log):

@@ -81,10 +81,8 @@ def open_video(path):
     Raises VideoError, also for whatever goes wrong in the caller's block."""
     path = _checked(path)
     try:
-        # 'file:', else FFmpeg takes 12:30.mp4 for an address; nor may a playlist lead elsewhere.
-        # Tags are not always UTF-8.
-        with av.open(f'file:{path}', metadata_errors='ignore',
-                     options={'protocol_whitelist': 'file'}) as container:
+        # 'file:', else FFmpeg takes 12:30.mp4 for an address; tags are not always UTF-8
+        with av.open(f'file:{path}', metadata_errors='ignore') as container:
             stream = _video_stream(path, container)
             stream.codec_context.thread_count = 1  # many videos are read at once instead
             yield container, stream
