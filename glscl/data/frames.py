@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..config import cache_dir
 from ..runtime.files import atomic_write
 from .sampling import VideoError, span
 from .video import frame_indices, read_frames
+from .workers import KILLED, Workers
 
 MEMORY = 2 ** 30  # bytes: a split up to this size is held in memory, a larger one read by files
 AHEAD = 2         # blocks that are read while the one before is used
@@ -59,7 +60,7 @@ class FrameStore:
 
     @cached_property
     def _pool(self):
-        kind = ThreadPoolExecutor if self.keep else ProcessPoolExecutor
+        kind = ThreadPoolExecutor if self.keep else Workers
         return kind(self.workers or min(8, os.cpu_count() or 1))
 
     def _submit(self, rows):
@@ -77,8 +78,8 @@ class FrameStore:
         for i, (video, job) in enumerate(zip(videos, jobs)):
             try:
                 array = job.result()
-            except (VideoError, OSError) as error:
-                self.lost[int(video)] = str(error)
+            except (VideoError, OSError, BrokenExecutor) as error:
+                self.lost[int(video)] = _why(error, self.makers[video])
                 continue
             out[i, :len(array)] = array
             mask[i, :len(array)] = True
@@ -143,6 +144,8 @@ def load_frames(paths, max_frames=12, size=32, framerate=1, cache=None, workers=
         raise OSError(f'cannot keep decoded frames in {cache}: {error}. Up to {megabytes:.0f} MB '
                       f'are needed; name a folder with that much room (data_dir, or the variable '
                       f'GLSCL_CACHE), or set cache_frames to false.') from error
+    for v, why in unreadable.items():
+        makers[v] = partial(_refuse, why)  # never tried in this process, which it might end
     mask = torch.arange(max_frames)[None] < torch.tensor(counts)[:, None]
     shape = (max_frames, size, size, 3)
     store = FrameStore(files, makers, counts, shape, np.uint8, keep, workers)
@@ -151,6 +154,10 @@ def load_frames(paths, max_frames=12, size=32, framerate=1, cache=None, workers=
 
 def _frames(path, size, max_frames, framerate, start, end, sampling, *reader):
     return read_frames(path, max_frames, framerate, size, start, end, sampling, *reader)[0]
+
+
+def _refuse(why):
+    raise VideoError(why)
 
 
 def _prepare(files, makers, workers, log):
@@ -164,29 +171,35 @@ def _prepare(files, makers, workers, log):
         else:
             counts[v] = len(kept)
     workers = workers or min(8, os.cpu_count() or 1)
-    pool = contextlib.nullcontext()
-    if workers > 1 and len(todo) > POOL:
-        pool = ProcessPoolExecutor(workers)
-    with pool as processes:
-        jobs = [files[v] for v in todo], [makers[v] for v in todo]
-        made = processes.map(_ready, *jobs, chunksize=16) if processes else map(_ready, *jobs)
-        for n, (v, (count, why)) in enumerate(zip(todo, made), 1):
-            counts[v] = count
-            if why:
-                unreadable[v] = why
+    items = ((files[v], makers[v]) for v in todo)
+    with contextlib.ExitStack() as stack:
+        if workers > 1 and len(todo) > POOL:
+            pool = Workers(workers)
+            stack.callback(pool.shutdown)
+            results = (job.result for _, job in pool.map(_ready, items, 16 * workers))
+        else:
+            results = (partial(_ready, item) for item in items)
+        for n, (v, result) in enumerate(zip(todo, results), 1):
+            try:
+                counts[v] = result()
+            except (VideoError, BrokenExecutor) as error:
+                unreadable[v] = _why(error, makers[v])
             if log and n % 1000 == 0:
                 log(f'decoded {n} of {len(todo)} videos')
     return counts, unreadable
 
 
-def _ready(file, make):
-    """Make and keep an array: (its length, None), or (0, why it cannot be made)."""
-    try:
-        array = make()
-    except VideoError as error:
-        return 0, str(error)
+def _why(error, make):
+    """Why there is no array, in words that name the video: the first argument of its maker."""
+    return f'{make.args[0]}: {KILLED}' if isinstance(error, BrokenExecutor) else str(error)
+
+
+def _ready(item):
+    """Make and keep an array, item (file, maker): its length."""
+    file, make = item
+    array = make()
     save_array(file, array)
-    return len(array), None
+    return len(array)
 
 
 def _fetch(file, make):

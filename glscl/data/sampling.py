@@ -10,11 +10,17 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class VideoError(ValueError):
-    """A video that cannot be used; the message names the file, the reason and the remedy."""
+    """A video that cannot be used; the message names the file, the reason and the remedy.
+
+    final: it will be so until the file changes; else (a permission, a disk, memory) perhaps not."""
+
+    def __init__(self, message, final=True):
+        super().__init__(message)
+        self.final = final
 
 
 def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end=None,
-                         sampling='stride'):
+                         sampling='stride', seconds=None):
     """Indices of at most `max_frames` of a file's frames, `framerate` a second, evenly thinned.
 
     start, end: seconds of the part wanted, see `span`; one behind the last frame gives no index.
@@ -22,17 +28,28 @@ def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end
     strides by fps / framerate, rounded half to even. "seconds" (its OpenCV path: DiDeMo,
     ActivityNet) cuts fps to a whole number (29.97: 29) and goes from second to second, the last one
     included. A file slower than `framerate` gives every frame (the released code stops there,
-    dividing by zero). Raises ValueError."""
+    dividing by zero).
+
+    seconds: [n_frames + 1], when each frame is shown and the last one ends, of a file whose rate
+    varies. Of a part of it the frames are then those on screen at `start` and every 1 / framerate
+    after, up to `end`; the released code would take those of another part. Raises ValueError."""
     if n_frames < 1:
         raise ValueError(f'a video needs at least one frame, this one has {n_frames}')
     if not 0 < fps < math.inf:
         raise ValueError(f'frames per second must be positive, not {fps}')
     start, end = span(start, end)
-    if sampling == 'stride':
+    if sampling not in ('stride', 'seconds'):
+        raise ValueError(f'sampling is "stride" or "seconds", not {sampling!r}')
+    if seconds is not None and (start, end) != (0, None):
+        last = seconds[-1] if end is None else min(end, seconds[-1])
+        moments = np.arange(start, last + 1e-6, 1 / min(framerate, 1000))
+        indices = np.unique(np.searchsorted(seconds, moments, 'right') - 1)
+        indices = indices[(indices >= 0) & (indices < n_frames)]
+    elif sampling == 'stride':
         last = n_frames - 1 if end is None else int(min(end * fps, n_frames - 1))
         stride = max(1, int(round(fps / framerate)))
         indices = np.arange(int(start * fps), last + 1, stride)
-    elif sampling == 'seconds':
+    else:
         fps = max(1, int(fps))
         length = math.ceil(n_frames / fps)
         last = length if end is None else min(end, length)
@@ -40,8 +57,6 @@ def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end
         of_a_second = np.arange(0, fps, max(1, int(fps // framerate)))[:max(1, int(framerate))]
         indices = ((seconds * fps).astype(int)[:, None] + of_a_second).ravel()
         indices = indices[indices < n_frames]
-    else:
-        raise ValueError(f'sampling is "stride" or "seconds", not {sampling!r}')
     if len(indices) > max_frames:
         indices = indices[np.linspace(0, len(indices) - 1, max_frames, dtype=int)]
     return indices.tolist()

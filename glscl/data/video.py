@@ -1,20 +1,33 @@
 """Reading the sampled frames of a video, and just those.
 
-Every file that is read comes by `open_video`; whatever is wrong with it is a `VideoError`."""
+Every file that is read comes by `open_video`; whatever is wrong with it is a `VideoError`.
+
+A frame's index is its place, in the order of display, among those that can be decoded: those before
+the first key frame are left out. The same index is the same frame whatever else is asked for.
+Frames are reached by seeking only where that is known to give what decoding from the start gives:
+the container holds real time stamps, and the decoder forgets all at a key frame (`_restarts`)."""
 import contextlib
+import errno
 import math
+import os
 import re
+import stat
+import warnings
 from bisect import bisect_right
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
-from PIL import Image, UnidentifiedImageError
 
 from .sampling import VideoError, resize, sample_frame_indices
 
-PICTURES = ('GIF', 'PNG', 'JPEG', 'BMP', 'WEBP', 'TIFF')  # FFmpeg makes one frame of each
+SEEKABLE = ('mov', 'matroska')             # containers, by the first of FFmpeg's names for them
+# What disks, networks and busy systems say; of EIO FFmpeg also speaks where a file is damaged
+PASSING = {errno.EACCES, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE,
+           errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
+BRANDS = ('avif', 'heic', 'heix', 'mif1')  # .mp4's relatives with one picture
 
 
 def read_frames(path, max_frames=12, framerate=1, size=None, start=None, end=None,
@@ -51,20 +64,22 @@ def frame_rate(path):
         return float(stream.average_rate or stream.guessed_rate or 1)
 
 
+def frame_seconds(path, indices):
+    """When the frames at these indices are shown, in seconds from the first one of their file, by
+    its time stamps where it has any: float [F]. Raises VideoError."""
+    with open_video(path) as (container, stream):
+        film = survey(path, container, stream)
+    if film.seconds is None:
+        return np.asarray(indices) / (film.fps or 1)
+    return film.seconds[indices]
+
+
 @contextlib.contextmanager
 def open_video(path):
     """A video as (PyAV container, its video stream), closed at the end.
 
     Raises VideoError, also for whatever goes wrong in the caller's block."""
-    path = Path(path)
-    if not path.is_file():
-        raise VideoError(f'{path}: no such file. Is data_dir right, and was the video downloaded?')
-    if path.stat().st_size == 0:
-        raise VideoError(f'{path}: the file is empty (0 bytes). Download or copy it again.')
-    with contextlib.suppress(UnidentifiedImageError):
-        with Image.open(path, formats=PICTURES) as image:
-            raise VideoError(f'{path}: is a picture ({image.format}) with the name of a video. '
-                             f'Put the video in its place.')
+    path = _checked(path)
     try:
         # 'file:', else FFmpeg takes 12:30.mp4 for an address; tags are not always UTF-8
         with av.open(f'file:{path}', metadata_errors='ignore') as container:
@@ -74,11 +89,49 @@ def open_video(path):
     except VideoError:
         raise
     except Exception as error:  # FFmpeg's and decord's errors have classes of their own
-        reason = ' '.join(str(error).split())
-        reason = re.sub(r'^(\[.*?\] (/\S+: )?(Check failed: )?)+', '', reason).split(':')[0][:160]
-        raise VideoError(f'{path}: cannot be decoded as a video '
-                         f'({reason or type(error).__name__}). It may be truncated or of another '
-                         f'kind; play it, then copy it again or take it out of the list.') from None
+        if isinstance(error, MemoryError) or getattr(error, 'errno', None) in PASSING:
+            raise _passing(path, error) from None
+        raise VideoError(f'{path}: cannot be decoded as a video ({_reason(error)}). It may '
+                         f'be truncated or of another kind; play it, then copy it again or take it '
+                         f'out of the list.') from None
+
+
+def _checked(path):
+    """The Path of a file that is there and holds something. Raises VideoError."""
+    try:
+        path = Path(os.fsdecode(path))
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise VideoError(f'{path}: no such file. Is data_dir right, and was the video '
+                         f'downloaded?') from None
+    except (TypeError, ValueError, OSError) as error:
+        if getattr(error, 'errno', None) in PASSING:
+            raise _passing(path, error) from None
+        raise VideoError(f'{str(path)[:100]!r}: is not the path of a video ({_reason(error)}). '
+                         f'Write the path of the file in its place.') from None
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(f'{path}: no such file, but a folder, a pipe or a device. Is data_dir '
+                         f'right? Put the video in its place.')
+    if status.st_size == 0:
+        raise VideoError(f'{path}: the file is empty (0 bytes). Download or copy it again.')
+    return path
+
+
+def _passing(path, error):
+    """The VideoError of what is no fault of the video's, and may pass."""
+    why, remedy = _reason(error), 'Try again; if it stays so, copy the file again.'
+    if isinstance(error, PermissionError):
+        remedy = 'Allow it (chmod u+r), or ask its owner.'
+    elif isinstance(error, MemoryError):
+        why, remedy = 'no memory', 'Try again with fewer workers, or take it out of the list.'
+    return VideoError(f'{path}: cannot be read now ({why}). {remedy}', final=False)
+
+
+def _reason(error):
+    """What FFmpeg or decord says, in a few words without code and path."""
+    reason = ' '.join((getattr(error, 'strerror', None) or str(error)).split())
+    reason = re.sub(r'^(\[.*?\] (/\S+: )?(Check failed: )?)+', '', reason).split(':')[0][:160]
+    return reason or type(error).__name__
 
 
 def _video_stream(path, container):
@@ -90,26 +143,117 @@ def _video_stream(path, container):
                          f'it again, or take it out of the list.')
     best = container.streams.best('video')
     stream = best if best in streams else streams[0]
+    kind, brand = container.format.name, container.metadata.get('major_brand')
+    if (kind.endswith('_pipe') or kind == 'ico' or brand in BRANDS
+            or kind in ('gif', 'apng') and not stream.average_rate):
+        kind = brand if brand in BRANDS else kind.removesuffix('_pipe')
+        raise VideoError(f'{path}: is a picture ({kind.upper()}) with the name of a video. '
+                         f'Put the video in its place.')
     if stream.codec_context is None:
         raise VideoError(f'{path}: FFmpeg has no decoder for its codec. Convert it with a program '
                          f'that plays it, or take it out of the list.')
     return stream
 
 
-def _choose(path, n_frames, fps, wish):
+class Film(NamedTuple):
+    """What the packets tell before anything is decoded; times are in units of time_base."""
+    n: int           # frames that can be decoded
+    fps: float       # as stated; 0: not stated
+    seconds: object  # float [n + 1]: when each is shown, from the file's first, and when the last
+    #                  one ends; None where they come at the stated rate, or where it is not known
+    times: list      # [n] when each is shown, rising; None where they must be decoded in order
+    keys: list       # times of the key frames where decoding may begin, rising
+    skip: int        # packets before the first key frame
+    begin: int       # when that is shown; None where it is not known
+
+    def only(self, kept):
+        """The film of some of its frames."""
+        seconds = None if self.times is None or self.seconds is None else self.seconds[[*kept, -1]]
+        return self._replace(n=len(kept), seconds=seconds)
+
+
+def survey(path, container, stream):
+    """The Film of an opened file.
+
+    Raises VideoError where the packets end long before the length that the file states."""
+    kind, codec = container.format.name.split(',')[0], stream.codec_context
+    packets, keys, total, end = [], [], 0, 0.0
+    for packet in container.demux():
+        pts, duration = packet.pts, packet.duration or 0
+        if pts is not None:  # of whichever stream goes on longest
+            end = max(end, float((pts + duration) * packet.time_base))
+        if packet.stream is not stream:
+            continue
+        total += packet.dts is not None
+        if kind == 'avi' and packet.dts is not None:
+            total = packet.dts + 1  # with those without content, which repeat a frame
+        hidden = codec.name == 'vp8' and packet.size and not memoryview(packet)[0] & 16
+        if packet.size and not hidden:  # (RFC 6386, 9.1)
+            # .avi holds no time stamps: those of B frames are guessed
+            time = packet.dts if kind == 'avi' else pts
+            packets.append((time, packet.is_keyframe, packet.is_discard))
+            last = duration
+            if packet.is_keyframe and _restarts(packet, codec):
+                keys.append(pts)
+    start = (container.start_time or 0) / av.time_base
+    # some files count their length from 0, though their first frame comes later
+    length = (container.duration or 0) / av.time_base - max(start, 0)
+    for got, promised, unit in (end - start, length, 's'), (total, stream.frames, 'frames'):
+        if got < min(0.9 * promised, promised - 1):
+            raise VideoError(f'{path}: ends after {got:.5g} of {promised:.5g} {unit}; it looks '
+                             f'truncated. Copy it again.')
+    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    skip = next((n for n, (_, is_key, _) in enumerate(packets) if is_key), 0)
+    begin = packets[skip][0] if packets and kind != 'avi' else None
+    times = [time for time, _, is_discard in packets[skip:] if not is_discard
+             and (begin is None or time is None or time >= begin)]
+    film = Film(len(times), fps, None, None, None, skip, begin)
+    if not times or None in times or len(set(times)) < len(times):
+        return film
+    times.sort()
+    first = min(time for time, _, is_discard in packets if not is_discard and time is not None)
+    edges = np.array([*times, times[-1] + last]) - first
+    seconds = edges * float(stream.time_base)
+    if fps and abs(seconds[:-1] - np.arange(len(times)) / fps).max() < 0.5 / fps:
+        seconds = None
+    film = film._replace(seconds=seconds)
+    if kind in SEEKABLE and begin in keys:
+        return film._replace(times=times, keys=sorted(keys))
+    return film
+
+
+def _restarts(packet, codec):
+    """Whether every frame shown from this key frame on can be decoded from here, exactly.
+
+    Of H.264 those with an IDR picture alone: what containers call key frames may also be mere
+    points of recovery (ITU-T H.264, table 7-1)."""
+    name, head = codec.codec.canonical_name, codec.extradata or b''
+    if name != 'h264' or len(head) < 7:
+        return name in ('hevc', 'vp9', 'av1')
+    data, at, size = bytes(packet), 0, 1 + (head[4] & 3)  # bytes of a unit's length
+    while at + size < len(data):
+        kind = data[at + size] & 31
+        if 1 <= kind <= 5:  # a part of a picture
+            return kind == 5
+        at += size + int.from_bytes(data[at:at + size], 'big')
+    return False
+
+
+def choose(path, film, wish):
     """`sample_frame_indices` of this file. Raises VideoError where it has no frame for that."""
-    path = Path(path)
-    if n_frames < 1:
+    path, fps = Path(path), film.fps
+    if film.n < 1:
         raise VideoError(f'{path}: holds no frame that can be decoded. Copy it again, or take it '
                          f'out of the list.')
-    if not fps > 0 and n_frames > 1:
+    if not fps > 0 and film.n > 1:
         raise VideoError(f'{path}: does not say how many frames a second it has (it says {fps}). '
                          f'Write it again with a rate: ffmpeg -r 25 -i {path.name} -r 25 '
                          f'new{path.suffix}')
     fps = fps if fps > 0 else 1  # a single frame has no rate, and needs none
-    indices = sample_frame_indices(n_frames, fps, *wish)
+    indices = sample_frame_indices(film.n, fps, *wish, seconds=film.seconds)
     if not indices:
-        raise VideoError(f'{path}: ends before its annotated start (it is {n_frames / fps:.1f} s '
+        length = film.n / fps if film.seconds is None else film.seconds[-1]
+        raise VideoError(f'{path}: ends before its annotated start (it is {length:.1f} s '
                          f'long, the part begins at {wish[2]} s). Is it the whole video, '
                          f'and does the annotation belong to it?')
     return indices
@@ -118,79 +262,39 @@ def _choose(path, n_frames, fps, wish):
 def _read(path, wish, size, reader, limit=None):
     """(frames in their final form, indices); limit=1: only the first of the frames."""
     if reader == 'decord':
-        return _read_by_decord(path, wish, size, limit)
+        from .by_decord import read
+        return read(path, wish, size, limit)
     if reader not in ('auto', 'pyav'):
         raise ValueError(f'reader is "auto", "pyav" or "decord", not {reader!r}')
+    path = _checked(path)
     with open_video(path) as (container, stream):
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
-        times, keys = _survey(path, container, stream)
-        indices = _choose(path, len(times), fps, wish)
-        frames = _decode_by_seeking(container, stream, times, keys, indices[:limit], size)
-    if frames is not None:
-        return frames, indices
-    frames, found = _decode_in_order(path, indices[:limit], size)
-    if found < min(0.9 * len(times), len(times) - 1):
-        raise VideoError(f'{path}: only {found} of {len(times)} frames could be decoded; the file '
-                         f'looks truncated. Copy it again.')
-    if indices[-1] >= found:
-        indices = _choose(path, found, fps, wish)
-        frames, _ = _decode_in_order(path, indices[:limit], size)
+        film = survey(path, container, stream)
+        indices = choose(path, film, wish)
+        frames = film.times and _decode_by_seeking(container, stream, film, indices[:limit], size)
+    if not frames:
+        frames, there = _decode_in_order(path, film, indices[:limit], size)
+        if len(there) < min(0.9 * film.n, film.n - 1):
+            raise VideoError(f'{path}: only {len(there)} of {film.n} frames could be decoded; the '
+                             f'file looks truncated. Copy it again.')
+        if len(there) < film.n:
+            indices = [there[n] for n in choose(path, film.only(there), wish)]
+            frames, _ = _decode_in_order(path, film, indices[:limit], size)
+    if film.skip:
+        warnings.warn(f'{path}: its first frames cannot be decoded, as no key frame comes before '
+                      f'them ({film.skip} of {film.skip + film.n}; was it cut out of a longer '
+                      f'video?). They are left out.', stacklevel=4)
     return frames, indices
 
 
-def _read_by_decord(path, wish, size, limit):
-    try:
-        import decord
-    except ImportError:
-        raise ImportError('reader "decord" is not installed (it exists for Windows, and Linux on '
-                          'x86-64): pip install decord, or set reader to "auto"') from None
-    decord.logging.set_level(decord.logging.QUIET)
-    with open_video(path) as (container, stream):
-        _survey(path, container, stream)  # decord fills up what a truncated file lacks
-        video = decord.VideoReader(f'file:{path}', ctx=decord.cpu(0), num_threads=1)
-        indices = _choose(path, len(video), video.get_avg_fps(), wish)
-        frames = video.get_batch(indices[:limit]).asnumpy()
-        return [resize(frame, size) for frame in frames], indices
-
-
-def _survey(path, container, stream):
-    """What the packets tell before anything is decoded: (times, keys), in units of time_base.
-
-    times: when each frame is shown, in the order of the file; keys: those of the key frames.
-    Raises VideoError where the packets end long before the length that the file states."""
-    times, keys, end = [], [], 0.0
-    for packet in container.demux():
-        if packet.pts is not None:  # of whichever stream goes on longest
-            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if packet.stream is stream and packet.size and not packet.is_discard:
-            times.append(packet.pts)
-            if packet.is_keyframe:
-                keys.append(packet.pts)
-    start = (container.start_time or 0) / av.time_base
-    # some files count their length from 0, though their first frame comes later
-    promised = (container.duration or 0) / av.time_base - max(start, 0)
-    if end - start < min(0.9 * promised, promised - 1):
-        raise VideoError(f'{path}: ends after {end - start:.1f} of {promised:.1f} s; it looks '
-                         f'truncated. Copy it again.')
-    return times, keys
-
-
-def _decode_by_seeking(container, stream, times, keys, indices, size):
+def _decode_by_seeking(container, stream, film, indices, size):
     """The frames at `indices`, each decoded from the nearest key frame before it.
 
-    None where the time stamps do not lead to them: then all must be decoded in order."""
-    if None in times or len(set(times)) < len(times):
-        return None
-    if stream.codec_context.pix_fmt == 'pal8':
-        return None  # the palette may come once, with the first frame
-    shown, keys = sorted(times), sorted(keys)
-    if container.format.name == 'avi' and times != shown:
-        return None  # .avi holds no time stamps: they are guessed, with B frames wrongly
-    wanted = [shown[i] for i in indices]
+    None where one of them does not come: then all are decoded in order."""
+    wanted = [film.times[i] for i in indices]
     frames, position = [], -math.inf
-    try:
+    with contextlib.suppress(av.error.FFmpegError):
         for time in wanted:
-            key = keys[bisect_right(keys, time) - 1]
+            key = film.keys[bisect_right(film.keys, time) - 1]
             if key > position:
                 container.seek(key, stream=stream)
                 decoder = _frames_from_here(container, stream, set(wanted))
@@ -199,16 +303,16 @@ def _decode_by_seeking(container, stream, times, keys, indices, size):
             if frame is None or frame.pts != time:
                 return None
             frames.append(resize(upright(frame), size))
-    except (av.error.FFmpegError, IndexError):  # no key frame at all
-        return None
-    return frames
+        return frames
 
 
 def _frames_from_here(container, stream, wanted):
     """Frames as long as they come in order, without those that are neither wanted nor needed."""
     last = -math.inf
+    skips = stream.codec.name != 'hevc'  # whose higher layers may need what lower ones do not
     for packet in container.demux(stream):
-        stream.codec_context.skip_frame = 'DEFAULT' if packet.pts in wanted else 'NONREF'
+        if skips:
+            stream.codec_context.skip_frame = 'DEFAULT' if packet.pts in wanted else 'NONREF'
         for frame in packet.decode():
             if frame.pts is None or frame.pts < last:
                 return
@@ -216,17 +320,33 @@ def _frames_from_here(container, stream, wanted):
             yield frame
 
 
-def _decode_in_order(path, indices, size):
-    """(the frames at `indices`, how many there are in all), by decoding the whole file."""
-    frames, found, wanted = [], 0, set(indices)
+def _decode_in_order(path, film, indices, size):
+    """(the frames at `indices`, the indices of all that there are), by decoding the whole file."""
+    frames, there, wanted = [], [], set(indices)
+    index_of = film.times and {time: index for index, time in enumerate(film.times)}
     with open_video(path) as (container, stream):
-        for packet in container.demux(stream):
-            with contextlib.suppress(av.error.InvalidDataError):
-                for frame in packet.decode():
-                    if found in wanted:
+        for n, packet in enumerate(container.demux(stream)):
+            if n < film.skip:
+                continue
+            for frame in _decoded(packet):
+                if None not in (film.begin, frame.pts) and frame.pts < film.begin:
+                    continue
+                index = index_of.get(frame.pts) if index_of else len(there)
+                if index is not None:
+                    there.append(index)
+                    if index in wanted:
                         frames.append(resize(upright(frame), size))
-                    found += 1
-    return frames, found
+    return frames, there
+
+
+def _decoded(packet):
+    """The frames of a packet, none of a broken one."""
+    try:
+        return packet.decode()
+    except (OSError, MemoryError):
+        raise
+    except av.error.FFmpegError:
+        return []
 
 
 def upright(frame):

@@ -187,9 +187,12 @@ class Gallery:
         else:
             weights = frame_weights(sentence, y, mask, c.temperature)[0, 0]  # [F]
         frames = []
-        for f, index in enumerate(clip['indices']):
-            seconds, weight = round(index / clip['fps'], 2), round(float(weights[f]), 4)
-            frames.append({'index': index, 'seconds': seconds, 'weight': weight})
+        indices = clip['indices']
+        # galleries used to hold the file's frames a second in their place
+        seconds = clip.get('seconds') or [index / clip['fps'] for index in indices]
+        for f, index in enumerate(indices):
+            weight = round(float(weights[f]), 4)
+            frames.append({'index': index, 'seconds': round(seconds[f], 2), 'weight': weight})
         frames.sort(key=lambda frame: -frame['weight'])
         stat = shards.stat_of(clip['path'])
         if stat is None:

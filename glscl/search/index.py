@@ -5,16 +5,12 @@
 import contextlib
 import datetime
 import json
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import time
-from collections import deque
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +18,8 @@ import numpy as np
 import torch
 
 from ..data.sampling import VideoError, pixels
-from ..data.video import frame_rate, read_frames
+from ..data.video import frame_seconds, read_frames
+from ..data.workers import KILLED, Workers
 from ..datasets.readers.own import own
 from ..interaction import gram
 from ..model import Videos
@@ -77,68 +74,34 @@ def _key(row):
     return ClipKey(row['path'], row['start'], row['end'])
 
 
-def _decode(clip, max_frames, framerate, size, sampling, reader):
-    """(frames uint8 [F, size, size, 3], indices, frames a second) of a clip, or Unreadable."""
+def _decode(clip, settings):
+    """(frames uint8 [F, S, S, 3], indices, seconds [F]) of a clip, or Unreadable.
+
+    settings: max_frames, framerate, size, sampling, reader."""
+    max_frames, framerate, size, sampling, reader = settings
     try:
         frames, indices = read_frames(clip.path, max_frames, framerate, size, clip.start, clip.end,
                                       sampling, reader)
-        return frames, indices, frame_rate(clip.path)
+        return frames, indices, frame_seconds(clip.path, indices)
     except VideoError as error:
-        return Unreadable(str(error), final=True)
+        return Unreadable(str(error), error.final)
     except Exception as error:  # a disk that fails, a permission that lacks: perhaps not next time
         return Unreadable(f'{clip.path}: {type(error).__name__} ({error})', final=False)
-
-
-def _end_with_parent():
-    """A worker ends with its parent, also with a killed one: it would keep the gallery's lock; and
-    with no Ctrl-C, which reaches all processes of a terminal: its parent notes it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _start_pool(workers):
-    """Processes that decode."""
-    return ProcessPoolExecutor(workers, initializer=_end_with_parent)
-
-
-def _submit(pool, clip, settings):
-    """The future of `_decode`; None if the pool is broken, because one of its workers died."""
-    with contextlib.suppress(BrokenExecutor):
-        return pool.submit(_decode, clip, *settings)
-
-
-def _result(future):
-    """What `_decode` returned; None if its worker died."""
-    with contextlib.suppress(BrokenExecutor):
-        return future.result() if future else None
 
 
 def _decode_all(clips, settings, workers, ahead):
     """Yields (clip, what `_decode` returns) in the order of the clips, while the next `ahead` are
     decoded. A file that kills its decoder is one unreadable file."""
-    clips, pool = iter(clips), _start_pool(workers)
-    waiting = deque((clip, _submit(pool, clip, settings)) for clip in islice(clips, ahead))
+    pool = Workers(workers)
     try:
-        while waiting:
-            clip, future = waiting.popleft()
-            result = _result(future)
-            if result is None:  # a worker died of this clip or of one behind it: try it alone
-                with _start_pool(1) as alone:
-                    result = _result(_submit(alone, clip, settings))
-                if result is None:
-                    result = Unreadable(f'{clip.path}: the decoder crashed on it. Take it out of '
-                                        f'the folder', final=True)
-                pool = _start_pool(workers)
-                waiting = deque((other, _submit(pool, other, settings)) for other, _ in waiting)
-            for other in islice(clips, 1):
-                waiting.append((other, _submit(pool, other, settings)))
+        for clip, call in pool.map(partial(_decode, settings=settings), clips, ahead):
+            try:
+                result = call.result()
+            except BrokenExecutor:
+                result = Unreadable(f'{clip.path}: {KILLED}', final=False)
             yield clip, result
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown()
 
 
 @torch.no_grad()
@@ -317,9 +280,9 @@ def _encode_all(writer, model, todo, batch, workers, log, noted):
         else:
             # Without a stat the file came into being meanwhile: the next run encodes it again.
             size, mtime = stat or (0, 0)
-            images, indices, fps = result
-            indices = [int(index) for index in indices]
-            record.update(size=size, mtime=mtime, fps=fps, indices=indices)
+            images, indices, seconds = result
+            record.update(size=size, mtime=mtime, indices=[int(index) for index in indices],
+                          seconds=[round(float(second), 3) for second in seconds])
             lines.append(json.dumps(record))
             frames.append(images)
         if lines and (len(lines) == batch or done == len(todo) or stop):

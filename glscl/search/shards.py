@@ -28,8 +28,8 @@ from ..runtime.records import read_json
 
 ROWS = 1024  # videos of a shard, at most
 MOST = 2 ** 20  # rows that anybody's shard may claim
-NUMBERS = dict(start=(int, float, None), end=(int, float, None), size=(int,), mtime=(int,),
-               fps=(int, float))  # of a clip
+NUMBERS = dict(start=(int, float, None), end=(int, float, None), size=(int,),
+               mtime=(int,))  # of a clip
 # Features depend on these settings, and no weight tells them.
 SETTINGS = ('sampling', 'max_frames', 'framerate', 'mask_padding', 'released')
 
@@ -149,11 +149,11 @@ def write_manifest(folder, manifest):
 def read_shard(folder, name, entry, mark, rows=None):
     """The clips of a shard, one JSON text each, and the Videos of some of its rows.
 
-    A clip is {id, path, start, end, size, mtime, fps, indices}; Videos have frames and concepts in
-    float16, gram in float32. entry: {bytes, rows} in gallery.json; rows: in rising order, by
-    default all; only their span is read. Raises ShardError if the file is missing, cut, of a model
-    with another fingerprint than `mark`, or not as it should be; flipped bytes among its numbers
-    are what `check_shard` finds."""
+    A clip is {id, path, start, end, size, mtime, indices, seconds} (in older galleries fps in place
+    of seconds); Videos have frames and concepts in float16, gram in float32. entry: {bytes, rows}
+    in gallery.json; rows: in rising order, by default all; only their span is read. Raises
+    ShardError if the file is missing, cut, of a model with another fingerprint than `mark`, or not
+    as it should be; flipped bytes among its numbers are what `check_shard` finds."""
     path = Path(folder) / name
     rows = torch.arange(entry['rows']) if rows is None else torch.as_tensor(rows)
     first, end = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
@@ -197,9 +197,7 @@ def check_shard(folder, name, entry, mark, model):
         raise ShardError(f'{path}: what it says of its clips is damaged ({one_line(error)})') \
             from None
     for row, clip in enumerate(clips):
-        places = clip.get('indices') if _is_clip(clip) and clip['fps'] > 0 else None
-        if not isinstance(places, list) or not all(type(n) is int for n in places) \
-                or not len(places) <= videos.mask.shape[1]:
+        if not _is_clip(clip) or not _moments(clip, videos.mask.shape[1]):
             raise ShardError(f'{path}: what it says of its clip {row} is damaged')
     D, Q = model.clip.width, model.config.num_queries
     concepts = videos.concepts is not None and videos.concepts.shape[1:]
@@ -210,6 +208,19 @@ def check_shard(folder, name, entry, mark, model):
         if x is not None and not x.float().sum().isfinite():
             raise ShardError(f'{path}: its {tensor} hold NaN or infinity')
     return clips
+
+
+def _moments(clip, most):
+    """Whether a clip tells its frames, `most` at most, and when each is shown."""
+    places, seconds, fps = (clip.get(name) for name in ('indices', 'seconds', 'fps'))
+    if not isinstance(places, list) or len(places) > most:
+        return False
+    if seconds is None:  # an older gallery
+        return type(fps) in (int, float) and 0 < fps < math.inf and all(
+            type(place) is int for place in places)
+    return (isinstance(seconds, list) and len(seconds) == len(places)
+            and all(type(place) is int for place in places)
+            and all(type(x) in (int, float) and math.isfinite(x) for x in seconds))
 
 
 def _same_size(path, entry):

@@ -4,16 +4,19 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from glscl.data import frames as store
+from glscl.data import workers
 from glscl.data.frames import load_frames
 from glscl.data.pairs import load_pairs
 from glscl.data.sampling import CLIP_MEAN, CLIP_STD, VideoError
@@ -195,7 +198,7 @@ def test_without_a_store_only_indices_are_kept_and_bad_videos_are_found(paths, t
 
 def test_workers_may_be_spawned_as_on_a_mac(paths, tmp_path, monkeypatch):
     spawned = partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context('spawn'))
-    monkeypatch.setattr(store, 'ProcessPoolExecutor', spawned)
+    monkeypatch.setattr(workers, 'ProcessPoolExecutor', spawned)
     frames = load(paths[:2], tmp_path, keep=False, workers=1)[0]
     assert np.array_equal(frames[1][:1], read_frames(paths[1], 4, 1, 16)[0][:1])
 
@@ -238,6 +241,59 @@ def slow_load(paths, cache, kill_at=None):
         return read(path, *args)
     store.read_frames = slow
     load(paths, cache)
+
+
+needs_fork = pytest.mark.skipif(sys.platform == 'win32' or sys.version_info >= (3, 14), reason='the patch reaches forked workers only')
+
+
+def killing(monkeypatch, *names):
+    """Let a worker die of the videos of these names."""
+    read = store.read_frames
+
+    def deadly(path, *args):
+        if os.path.basename(path) in names:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(path, *args)
+    monkeypatch.setattr(store, 'read_frames', deadly)
+
+
+@needs_fork
+def test_a_video_that_kills_its_decoder_is_one_bad_video(paths, tmp_path, monkeypatch, table, config):
+    expected = load(paths, tmp_path / 'other')
+    killing(monkeypatch, 'test0001.mp4', 'test0004.mp4')
+    monkeypatch.setattr(store, 'POOL', 0)
+    frames, mask, bad = load(paths, tmp_path / 'cache', workers=2)
+    assert list(bad) == [1, 4] and all(f'{paths[v]}: the decoder crashed' in why for v, why in bad.items())
+    good = [0, 2, 3, 5, 6]
+    assert np.array_equal(frames[good], expected[0][good]) and torch.equal(mask[good], expected[1][good])
+    monkeypatch.setattr(os, 'cpu_count', lambda: 2)
+    assert list(load_pairs(table, config, cache=tmp_path / 'pairs').skipped) == ['test0001', 'test0004']
+
+
+@needs_fork
+def test_a_video_that_kills_its_decoder_when_it_is_used_is_lost_alone(paths, tmp_path, monkeypatch):
+    frames = load(paths, tmp_path, keep=False, workers=2)[0]
+    expected = load(paths, tmp_path)[0]
+    killing(monkeypatch, 'test0003.mp4')
+    blocks = [[0, 1, 2], [3, 4], [5, 6, 0], [3, 1]]
+    for rows, (block, there) in zip(blocks, frames.blocks(blocks)):
+        for row, got, is_there in zip(rows, block, there.any(1)):
+            assert is_there == (row != 3) and (not is_there or np.array_equal(got, expected[row]))
+    assert list(frames.lost) == [3] and 'crashed' in frames.lost[3]
+
+
+def test_a_video_that_may_not_be_read_is_no_full_disk(paths, tmp_path, monkeypatch):
+    read = av.open
+
+    def locked(name, *args, **settings):
+        if name.endswith('test0002.mp4'):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return read(name, *args, **settings)
+    monkeypatch.setattr(av, 'open', locked)
+    _, mask, bad = load(paths, tmp_path)
+    assert list(bad) == [2] and 'permission denied' in bad[2].lower() and 'chmod' in bad[2]
+    monkeypatch.setattr(av, 'open', read)
+    assert load(paths, tmp_path)[2] == {}
 
 
 def test_a_killed_run_leaves_whole_files_and_the_next_goes_on(paths, tmp_path, monkeypatch):

@@ -6,11 +6,13 @@ import random
 import struct
 import sys
 from fractions import Fraction
+from functools import partial
 
 import av
 import numpy as np
 import pytest
 import torch
+from data.films import FILES, encode, number, numbered
 from PIL import Image
 
 from glscl.data import video
@@ -23,7 +25,7 @@ from glscl.data.sampling import (
     resize,
     sample_frame_indices,
 )
-from glscl.data.video import frame_indices, frame_rate, read_frames
+from glscl.data.video import frame_indices, frame_seconds, read_frames
 from glscl.datasets import shapes
 from glscl.datasets.shapes import random_video, render
 
@@ -169,7 +171,8 @@ def test_decord_is_read_as_the_released_code_does(shared):
         clip = shared / 'clips' / name
         frames, indices = read_frames(clip, 3, 1, 32, reader='decord')
         theirs, count, fps = by_decord(clip, indices)
-        assert indices == sample_frame_indices(count, fps, 3, 1) and fps == frame_rate(clip), name
+        assert indices == sample_frame_indices(count, fps, 3, 1), name
+        assert frame_seconds(clip, indices).tolist() == pytest.approx([i / fps for i in indices]), name
         assert indices == frame_indices(clip, 3, 1, reader='decord').tolist(), name
         assert np.array_equal(frames, [resize(frame, 32) for frame in theirs]), name
 
@@ -184,62 +187,6 @@ def test_decord_where_it_is_not_installed(film, monkeypatch):
     assert read_frames(film[0], reader='auto')[1]
     with pytest.raises(ImportError, match='pip install decord, or set reader to "auto"'):
         frame_indices(film[0], reader='decord')
-
-
-def numbered(n, height=64, width=96):
-    """Frames that show their number in a row of ten black or white squares, on a moving ground."""
-    ground = np.random.default_rng(0).integers(60, 200, (height // 8, width // 8, 3))
-    ground = ground.repeat(8, 0).repeat(8, 1)
-    for i in range(n):
-        frame = np.roll(ground, 2 * i, 1).astype(np.uint8)
-        for b in range(10):
-            frame[:8, 8 * b:8 * b + 8] = 255 * (i >> b & 1)
-        yield frame
-
-
-def number(frame):
-    return sum(1 << b for b in range(10) if frame[2:6, 8 * b + 2:8 * b + 6].mean() > 128)
-
-
-def encode(path, frames, codec='libx264', rate=25, times=None, container=None, **options):
-    """times: of each frame, in milliseconds, for a rate that varies; container: its options, a
-    title among them."""
-    container = dict(container or {})
-    title = container.pop('title', None)
-    with av.open(str(path), 'w', options=container) as out:
-        if title:
-            out.metadata['title'] = title
-        options = {name.replace('_', '-'): str(value) for name, value in options.items()}
-        stream = out.add_stream(codec, rate=Fraction(rate), options=options)
-        stream.pix_fmt = 'yuv420p'
-        if times:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for i, pixels in enumerate(frames):
-            if i == 0:
-                stream.height, stream.width = pixels.shape[:2]
-            frame = av.VideoFrame.from_ndarray(pixels, format='rgb24')
-            if times:
-                frame.pts, frame.time_base = times[i], Fraction(1, 1000)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode())
-    return path
-
-
-FILES = {
-    'vp9.webm': {'codec': 'libvpx-vp9', 'deadline': 'realtime', 'cpu_used': 8, 'g': 30},
-    'hidden frames.webm': {'codec': 'libvpx', 'deadline': 'good', 'cpu_used': 5, 'auto_alt_ref': 1,
-                           'lag_in_frames': 16, 'g': 60},
-    'no count.mkv': {'container': {'live': '1'}, 'bf': 3, 'g': 24},
-    'ntsc.mp4': {'rate': Fraction(30000, 1001), 'g': 12},
-    'one long group.mp4': {'bf': 3, 'g': 250},
-    'open groups.mp4': {'x264_params': 'open-gop=1:keyint=20:bframes=3:b-pyramid=2'},
-    'open groups.mkv': {'x264_params': 'open-gop=1:keyint=20:bframes=3:b-pyramid=2'},
-    'fragments.mp4': {'container': {'movflags': 'frag_keyframe+empty_moov'}, 'bf': 3, 'g': 24},
-    'b frames.avi': {'codec': 'mpeg4', 'bf': 2, 'g': 12},
-    'stream.ts': {'bf': 3, 'g': 12},
-    'varying.mkv': {'times': np.random.default_rng(1).integers(10, 90, 90).cumsum().tolist(),
-                    'g': 24},
-    'quick.mov': {'bf': 2, 'g': 10}}
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -307,12 +254,12 @@ def test_a_last_frame_that_is_missing_is_no_reason_to_stop(tmp_path, monkeypatch
     """The container promises more than the 50 frames that come: a few more are no matter, with 60
     promised it is truncated."""
     path = encode(tmp_path / 'short.avi', numbered(50), codec='mpeg4', bf=2)
-    survey = video._survey
+    survey = video.survey
     for promised in (51, 55, 60):
         def promise(*args, more=promised - 50):
-            times, keys = survey(*args)
-            return times + times[-1:] * more, keys
-        monkeypatch.setattr(video, '_survey', promise)
+            film = survey(*args)
+            return film._replace(n=film.n + more)
+        monkeypatch.setattr(video, 'survey', promise)
         if promised < 60:
             frames, indices = read_frames(path, 4, 25)
             assert indices == [0, 16, 32, 49] == [number(frame) for frame in frames]
@@ -332,7 +279,7 @@ def test_a_name_with_a_colon_is_no_address(tmp_path, monkeypatch):
 def test_a_title_that_is_not_utf8_is_no_matter(tmp_path):
     path = encode(tmp_path / 'cafe.mkv', numbered(30), container={'title': 'XXXX'})
     path.write_bytes(path.read_bytes().replace(b'XXXX', b'Caf\xe9'))
-    assert read_frames(path)[1] == [0, 25] and frame_rate(path) == 25
+    assert read_frames(path)[1] == [0, 25] and frame_seconds(path, [25]) == [1]
 
 
 def test_a_film_may_begin_late(tmp_path):
@@ -436,9 +383,7 @@ def make_bad(kind, path, film):
         data = encode(path.with_suffix('.mkv'), numbered(200)).read_bytes()
         path.write_bytes(data[:len(data) // 2])
     elif kind.isupper():
-        first, second = map(Image.fromarray, pixels[:2])
-        frames = {'save_all': True, 'append_images': [second]} if kind == 'GIF' else {}
-        first.save(path, kind, **frames)
+        Image.fromarray(pixels[0]).save(path, kind)
 
 
 @pytest.mark.parametrize('reader', ['auto', 'decord'])
@@ -499,10 +444,11 @@ def test_a_video_that_ends_before_its_annotated_start_is_named_with_both(film):
 
 def test_a_file_without_a_rate_is_named_with_a_remedy(film):
     wish = (12, 1, None, None, 'stride')
+    survey = partial(video.Film, fps=0.0, seconds=None, times=None, keys=None, skip=0, begin=None)
     told = 'film.mp4: does not say how many frames a second .*ffmpeg -r 25'
     with pytest.raises(VideoError, match=told):
-        video._choose(film[0], 9, 0.0, wish)
-    assert video._choose(film[0], 1, 0.0, wish) == [0]
+        video.choose(film[0], survey(9), wish)
+    assert video.choose(film[0], survey(1), wish) == [0]
 
 
 def test_a_video_shorter_than_the_frames_asked_is_padded_and_masked(film, tmp_path):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from data.films import encode, numbered
+from PIL import Image
 from search.galleries import (
     TEXTS,
     everything,
@@ -26,6 +28,7 @@ from search.galleries import (
 import glscl
 from glscl.__main__ import main
 from glscl.bench import search as bench_search
+from glscl.data import workers
 from glscl.search import index as index_module
 from glscl.search import shards
 from glscl.search.index import find_clips, index_command, index_videos
@@ -134,7 +137,7 @@ def test_what_may_be_readable_next_time_is_tried_again(gallery, films, monkeypat
     shutil.copy(films / 'test0003.mp4', films / 'new.mp4')
     with monkeypatch.context() as patch:
         patch.setattr(index_module, 'read_frames', failing)
-        patch.setattr(index_module, '_start_pool', InThisProcess)
+        patch.setattr(workers, 'start_pool', InThisProcess)
         done = index(films, gallery)
     assert 'PermissionError' in done['unreadable'][str(films / 'new.mp4')]
     assert index(films, gallery)['added'] == 1
@@ -172,6 +175,43 @@ def test_a_video_that_kills_its_decoder_is_one_bad_video(films, checkpoint, tmp_
     bad = str(films / 'test0004.mp4')
     assert done['videos'] == 11 and list(done['unreadable']) == [bad]
     assert 'crashed' in done['unreadable'][bad]
+
+
+def test_moments_are_those_of_the_time_stamps(checkpoint, tmp_path):
+    times = [*range(0, 2000, 40), *range(2000, 12000, 500)]  # the second part is slow
+    (tmp_path / 'films').mkdir()
+    encode(tmp_path / 'films/varying.mkv', numbered(70), times=times)
+    index(tmp_path / 'films', tmp_path / 'g', checkpoint)
+    frames = open_gallery(tmp_path / 'g').search(TEXTS[0], 1)[0].frames
+    assert len(frames) > 2
+    for frame in frames:
+        assert frame['seconds'] == pytest.approx(times[frame['index']] / 1000, abs=0.01)
+
+
+def test_a_gallery_of_old_tells_moments_by_the_rate(gallery, monkeypatch):
+    found = open_gallery(gallery).search(TEXTS[0], 3)
+    read_shard = shards.read_shard
+
+    def old(*args):
+        lines, videos = read_shard(*args)
+        clips = [json.loads(line) for line in lines]
+        return [json.dumps({**{k: v for k, v in clip.items() if k != 'seconds'}, 'fps': 3.0}) for clip in clips], videos
+    monkeypatch.setattr(shards, 'read_shard', old)
+    assert open_gallery(gallery).search(TEXTS[0], 3) == found
+
+
+def test_names_of_videos_of_every_kind_are_found_and_tried(checkpoint, tmp_path):
+    films = tmp_path / 'films'
+    films.mkdir()
+    for suffix, codec in dict(m4v='libx264', mpg='mpeg2video', mpeg='mpeg2video', ts='libx264', flv='flv', wmv='wmv2').items():
+        encode(films / f'a.{suffix}', numbered(30), codec)
+    encode(films / 'b.3gp', numbered(30))
+    first, *others = map(Image.fromarray, numbered(30))
+    first.save(films / 'moving.GIF', save_all=True, append_images=others, duration=100)
+    first.save(films / 'still.gif')
+    done = index(films, tmp_path / 'g', checkpoint)
+    assert done['videos'] == 8
+    assert 'is a picture (GIF)' in done['unreadable'][str(films / 'still.gif')]
 
 
 def test_links_loops_and_tables(films, tmp_path):

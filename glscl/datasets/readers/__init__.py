@@ -64,7 +64,7 @@ def find_videos(dataset, video_ids, data_dir):
     (CLIP4Clip), X.mov.mp4 (GLSCL), or X.mp4. Of two files for one id the first counts."""
     files, stems = {}, {}  # paths by name, and those of videos by name without extension
     for here, names in walk(data_dir):
-        for name in names:
+        for name in sorted(names, key=lambda name: name.lower().endswith('.gif')):  # a preview?
             stem, extension = os.path.splitext(name)
             files.setdefault(name, str(here / name))
             if extension.lower() in VIDEOS:
