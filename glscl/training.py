@@ -134,7 +134,8 @@ class Trainer:
             def factor(step):
                 return warmup_cosine_released(step, span, warmup)
         else:
-            optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
+            fused = self.device.type == 'cuda' or None
+            optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6, fused=fused)
 
             def factor(step):
                 return warmup_cosine(step, self.total, warmup)
