@@ -84,14 +84,14 @@ def score(texts, videos, out=None, lists=None, temperature=3.0, local_weight=0.5
     G, mask = videos.gram.float(), videos.mask.bool()
     hidden = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, HIDDEN)
     f, g = torch.tril_indices(F, F, device=G.device)
-    triangle = G[:, f, g] * torch.where(f == g, 1.0, 2.0)                   # [V, F (F + 1) / 2]
+    triangle = (G[:, f, g] * torch.where(f == g, 1.0, 2.0)).contiguous()    # [V, F (F + 1) / 2]
     length = texts.sentence.float().norm(dim=-1).clamp_min(1e-12)
     TB, WALK = 32 if T <= 32 else 256, 8
     least, count, scores, places = lists or (None,) * 4
     with torch.cuda.device_of(dots):
         score_pass[(math.ceil(T / TB) * math.ceil(V / WALK),)](
             dots, local, hidden, triangle, norm_floor(G, mask), global_weight / length, out,
-            least, count, scores, places, T, V, 1 / (temperature * math.log(2)), local_weight,
+            least, count, scores, places, T, V, 1 / (temperature * math.log(2)), float(local_weight),
             F=F, TB=TB, WALK=WALK, PLACES=scores.shape[1] if lists else 0,
             num_warps=max(1, TB // 64))
 

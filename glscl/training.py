@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .checkpoints import fill_model, read_run_state, save_model, writing
+from .data.batch import ahead
 from .data.sampling import VideoError
 from .evaluation import evaluate, frozen_features
 from .model import Texts
@@ -282,7 +283,7 @@ class Trainer:
         log = log or (lambda *_: None)
         start, lost = time.time() - self.seconds, 0
         with sigterm_noted() as terminated:
-            for batch in self.batches(until):
+            for batch in ahead(self.batches(until), self.device):
                 self.history.append(self.train_step(batch))
                 lost = self._tell_lost(lost, log)
                 finished = self.step == self.total

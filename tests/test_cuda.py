@@ -5,6 +5,7 @@ from search.galleries import TEXTS, copy_films
 from search.scoring_cases import WEIGHTS, check_best, check_close, exact, galleries, items, shapes
 
 from glscl import GLSCL, Gallery, Trainer, cuda_scoring, save_model
+from glscl.data.batch import ahead
 from glscl.evaluation import evaluate
 from glscl.runtime.devices import autocast, precision, seed_everything
 from glscl.search import topk
@@ -122,6 +123,12 @@ def test_a_step_is_the_cpus(config, splits):
     assert mine.keys() == gradients.keys()
     flat, wanted = (torch.cat([g.flatten() for g in of.values()]) for of in (mine, gradients))
     assert torch.cosine_similarity(flat, wanted, dim=0) > 0.98
+
+
+def test_batches_arrive_as_they_were_read(splits):
+    blocks = [list(range(i, i + 6)) for i in range(0, 60, 6)]
+    for mine, read in zip(ahead(splits['test'].batches(blocks), torch.device(CARD)), splits['test'].batches(blocks)):
+        assert mine.frames.is_cuda and torch.equal(mine.frames.cpu(), read.frames) and torch.equal(mine.token_ids.cpu(), read.token_ids)
 
 
 def test_a_run_broken_off_ends_bit_equal(config, splits, tmp_path):

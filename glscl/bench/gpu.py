@@ -4,6 +4,7 @@ matrix products, the k best, a training step, encoding and indexing.
 Random features in bfloat16 (F = 12, D = 512, Q = 8), random pixels, random weights. Every ratio is
 of neighbours in time, on one card. A size that does not fit is named and left out."""
 import contextlib
+import itertools
 import json
 import statistics
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .. import cuda_scoring
 from ..clip_models import image_size
 from ..config import load_config
-from ..data.batch import Batch
+from ..data.batch import Batch, ahead
 from ..data.tokens import tokenize
 from ..model import GLSCL, Videos
 from ..runtime.devices import autocast, machine, seed_everything
@@ -138,18 +139,22 @@ def products(texts, videos):
 # training and encoding
 
 def training_row(config, device, repeats, peak):
-    """A training step on random frames that lie in the CPU's memory: ms, peak GB, TFLOP/s, and the
-    share of `peak`."""
+    """A training step on random frames that lie in the CPU's memory, brought as `Trainer.run`
+    brings them: ms, peak GB, TFLOP/s, and the share of `peak`."""
     seed_everything(0)
     model, batch = GLSCL(config).to(device), random_batch(config)
     trainer = Trainer(model, range(2 * config.batch_size), None, steps=10 ** 6)
-    for _ in range(2):
-        trainer.train_step(batch)
+    batches = ahead(itertools.repeat(batch, 4 + repeats), model.device)
+
+    def step():
+        trainer.train_step(next(batches))
+    for _ in range(3):
+        step()
     with FlopCounterMode(display=False) as counter:
-        trainer.train_step(batch)
+        step()
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
-    seconds = [timed(lambda: trainer.train_step(batch), device)[1] for _ in range(repeats)]
+    seconds = [timed(step, device)[1] for _ in range(repeats)]
     rate = counter.get_total_flops() / statistics.median(seconds) / 1e12
     memory = torch.cuda.max_memory_allocated() / 1e9 if device == 'cuda' else None
     return dict(batch=config.batch_size, frames=config.max_frames, ms=spread(seconds, 1e3),

@@ -31,25 +31,27 @@ def test_all_of_this_file_in_the_interpreter():
 
 @pytest.mark.skipif(INTERPRETED, reason='compiles')
 @needs_triton
-@pytest.mark.parametrize('F, TB, lists', [(1, 256, False), (12, 256, False), (12, 256, True), (12, 32, False), (16, 256, True), (64, 256, True)])
+@pytest.mark.parametrize('F, T, lists', [(1, 1, False), (12, 1000, False), (12, 1000, True), (12, 16, False), (16, 1000, True), (64, 1000, True)])
 @pytest.mark.parametrize('capability', [80, 90])
-def test_the_pass_compiles_without_a_gpu_and_spills_nothing(capability, F, TB, lists, tmp_path):
+def test_the_pass_compiles_without_a_gpu_and_spills_nothing(capability, F, T, lists, tmp_path):
     pytest.importorskip('triton', '3.3')  # the compiler's own interface was another before
-    built = compiled(F, TB, lists, capability)
+    built = compiled(F, T, lists, capability)
     usage = resources(built, tmp_path)
     if usage:
         assert usage['STACK'] == 0 and usage['REG'] <= (80 if F == 12 else 168)
 
 
-def compiled(F, TB, lists, capability):
-    """The pass as `cuda_scoring.score` starts it, sizes and pointers as they mostly are."""
+def compiled(F, T, lists, capability):
+    """The pass as `cuda_scoring.score` starts it, pointers as they mostly are; one text is a constant to triton."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from glscl.kernels import score_pass
+    TB = 32 if T <= 32 else 256
     constants = dict(F=F, TB=TB, WALK=8, PLACES=256 if lists else 0)
     constants.update(dict.fromkeys(['out'] if lists else ['least', 'count', 'scores', 'places']))
+    constants.update(dict(T=1) if T == 1 else {})
     types = dict(T='i32', V='i32', sharpness='fp32', weight='fp32', count='*i32', places='*i32')
     signature, values, attributes = {}, {}, {}
     for i, name in enumerate(score_pass.arg_names):
