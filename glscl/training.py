@@ -98,8 +98,9 @@ class Trainer:
         self.per_epoch = len(train) // self.batch_size
         self.total = steps or max(1, round(self.config.epochs * self.per_epoch))
         self.eval_every = eval_every or max(1, self.total // 4)
-        if self.config.compile:
-            model.clip.visual.compile()
+        if self.config.compile:  # block by block: one small graph serves all
+            for block in model.clip.visual.transformer.resblocks:
+                block.compile()
         # The first process goes on drawing where the weights left off; each other one has dropout
         # of its own, else the shares of a batch would lose the same units.
         if distributed.rank():
