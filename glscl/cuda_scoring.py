@@ -91,8 +91,8 @@ def score(texts, videos, out=None, lists=None, temperature=3.0, local_weight=0.5
     with torch.cuda.device_of(dots):
         score_pass[(math.ceil(T / TB) * math.ceil(V / WALK),)](
             dots, local, hidden, triangle, norm_floor(G, mask), global_weight / length, out,
-            least, count, scores, places, T, V, 1 / (temperature * math.log(2)), float(local_weight),
-            F=F, TB=TB, WALK=WALK, PLACES=scores.shape[1] if lists else 0,
+            least, count, scores, places, T, V, 1 / (temperature * math.log(2)),
+            float(local_weight), F=F, TB=TB, WALK=WALK, PLACES=scores.shape[1] if lists else 0,
             num_warps=max(1, TB // 64))
 
 
