@@ -28,8 +28,8 @@ walkthrough: $(READY)
 test: $(READY)
 	@echo "== unit tests, and the six notebooks on a tiny profile with another seed"
 	@$(BIN)/python -m pytest tests
-	@echo "== the stored notebooks, executed again and compared"
-	@$(BIN)/python -m pytest -p no:python --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-cell-timeout 900 notebooks
+	@echo "== the stored notebooks, executed again on the CPU, as they were stored, and compared"
+	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -p no:python --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-cell-timeout 900 notebooks
 
 lab: $(READY)
 	@$(BIN)/python -m jupyter lab notebooks

@@ -233,6 +233,20 @@ def scoring(threads: int = 2, repeats: int = 30, out: str = 'runs/bench/scoring.
 
 
 @bench.command
+def gpu(out: str = 'runs/bench/gpu.json', repeats: int = 20):
+    """Measure scoring, training, encoding and indexing on this machine's GPU, in five minutes.
+
+    Example: glscl bench gpu --out gpu.json
+
+    Args:
+        out: The JSON file for the numbers.
+        repeats: Rounds of what takes milliseconds.
+    """
+    from .bench.gpu import gpu
+    gpu(out, repeats)
+
+
+@bench.command
 def heads(heads: tuple[str, ...] = (), videos: tuple[int, ...] = (),
           out: str = 'runs/bench/costs.json', memory_gb: float | None = None, seconds: float = 20,
           repeats: int = 9, threads: int = 1):

@@ -11,13 +11,14 @@ from .runtime.progress import PAUSE, Progress
 class Journal:
     """Follows a Trainer: `step()` after each of its steps.
 
-    silent: nothing on the screen. Event files go into the run's folder, so that
-    `tensorboard --logdir runs` shows several runs side by side."""
+    log: called with a line now and then; None: nothing is said. Event files go into the run's
+    folder, so that `tensorboard --logdir runs` shows several runs side by side."""
 
-    def __init__(self, trainer, silent=False):
-        self.trainer, self.progress, self.events = trainer, None, None
+    def __init__(self, trainer, log=None):
+        self.trainer, self.log, self.lost = trainer, log, 0
+        self.progress = self.events = None
         self.next_history = time.monotonic() + PAUSE
-        if not silent:
+        if log:
             self.progress = Progress('training', trainer.total, 'steps', trainer.step,
                                      notebook=True)
         if trainer.run_dir and trainer.writes:
@@ -34,15 +35,26 @@ class Journal:
 
     def step(self):
         """The trainer has taken a step."""
-        trainer, now = self.trainer, time.monotonic()
-        row = trainer.history[-1]
-        if self.progress:
+        row = self.trainer.history[-1]
+        if self.log:
             self.progress.step(loss=row['total'])
+            self._say(row)
         if self.events:
             for name in row.keys() - {'step'}:
                 self.events.add_scalar(name, row[name], row['step'])
-        if now > self.next_history:
+        if time.monotonic() > self.next_history:
             self.save()
+
+    def _say(self, row):
+        """What deserves a line: each process's lost videos, and the first one's validations."""
+        lost = list(self.trainer.train.lost.values())
+        if len(lost) > self.lost:
+            self.lost = len(lost)
+            self.log(f'{len(lost)} videos can no longer be read and are left out of their '
+                     f'batches; the last: {lost[-1]}')
+        if 'val R@1' in row and self.trainer.writes:
+            self.log(f'step {row["step"]:4d} of {self.trainer.total}: loss {row["total"]:.3f}, '
+                     f'validation R@1 {row["val R@1"]:.1f}')
 
     def save(self):
         """Bring history.json up to the last step."""

@@ -85,7 +85,12 @@ class GLSCL(ClipModel):
     def similarity(self, texts, videos):
         """S = S_g + lambda S_l: Texts, Videos -> [T, V], in float32 also where the encoders run in
         half precision."""
+        from . import cuda_scoring
         c = self.config
+        if c.pooling != 'mean' and cuda_scoring.can_score(texts, videos):
+            return cuda_scoring.similarity(texts, videos, temperature=c.temperature,
+                                           local_weight=c.local_weight,
+                                           global_weight=c.global_weight)
         # bfloat16 keeps three digits: scores in it would tie by the dozen, and ties blur ranks.
         with torch.autocast(texts.sentence.device.type, enabled=False):
             t, v = texts.float(), videos.float()

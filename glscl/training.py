@@ -104,8 +104,9 @@ class Trainer:
         self.per_epoch = len(train) // self.batch_size
         self.total = steps or max(1, round(self.config.epochs * self.per_epoch))
         self.eval_every = eval_every or max(1, self.total // 4)
-        if self.config.compile:
-            model.clip.visual.compile()
+        if self.config.compile:  # block by block: one small graph serves all
+            for block in model.clip.visual.transformer.resblocks:
+                block.compile()
         # The first process goes on drawing where the weights left off; each other one has dropout
         # of its own, else the shares of a batch would lose the same units.
         if distributed.rank():
@@ -141,7 +142,8 @@ class Trainer:
             def factor(step):
                 return warmup_cosine_released(step, span, warmup)
         else:
-            optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
+            fused = self.device.type == 'cuda' or None
+            optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6, fused=fused)
 
             def factor(step):
                 return warmup_cosine(step, self.total, warmup)
@@ -250,15 +252,9 @@ class Trainer:
         return batch[readable]
 
     def _released_gradients(self):
-        """In the released code all-gather's backward gave each process the gradient of its own
-        rows, where the mean that follows asks for W times that: with W processes the encoders'
-        gradients are 1/W of the head's, which sees gathered features."""
-        if not self.config.released or distributed.world() == 1:
-            return
-        for name, p in self.model.named_parameters():
-            of_head = name.startswith('local.') or name.endswith('logit_scale')
-            if p.grad is not None and not of_head:
-                p.grad /= distributed.world()
+        if self.config.released and distributed.world() > 1:
+            from .released.optimizer import share_as_released
+            share_as_released(self.model, distributed.world())
 
     # a run
 
@@ -285,22 +281,16 @@ class Trainer:
         (default: at each validation, and ten minutes after the last one). After SIGTERM or Ctrl-C
         it saves at the end of the step and raises SystemExit(143) or KeyboardInterrupt. ValueError
         where another process writes to run_dir, and says which."""
-        from .journal import Journal  # a step needs none
+        from .data.prefetch import ahead  # a step needs neither
+        from .journal import Journal
         until, save_every = until or self.total, save_every or self.eval_every
-        start, lost, saved = time.time() - self.seconds, 0, time.time()
-        with (one_writer(self.run_dir), stop_noted() as noted,
-              Journal(self, silent=log is None) as journal):
-            log = log or (lambda *_: None)
-            for batch in self.batches(until):
+        start, saved = time.time() - self.seconds, time.time()
+        with (one_writer(self.run_dir), stop_noted() as noted, Journal(self, log) as journal):
+            for batch in ahead(self.batches(until), self.device):
                 self.history.append(self.train_step(batch))
-                lost = self._tell_lost(lost, log)
                 finished = self.step == self.total
                 if finished or self.step % self.eval_every == 0:
                     self.validate()
-                    if self.writes:
-                        log(f'step {self.step:4d} of {self.total}: '
-                            f'loss {self.history[-1]["total"]:.3f}, '
-                            f'validation R@1 {self.history[-1]["val R@1"]:.1f}')
                 journal.step()
                 self.seconds = time.time() - start
                 asked = noted[0] if noted else time.time() - saved > SAVE_SECONDS
@@ -315,14 +305,6 @@ class Trainer:
         if self.run_dir and self.step == self.total:
             self._load_best()
         return self.model.eval()
-
-    def _tell_lost(self, before, log):
-        """Each process tells of its own videos that can no longer be read; returns their number."""
-        lost = list(self.train.lost.values())
-        if len(lost) > before:
-            log(f'{len(lost)} videos can no longer be read and are left out of their batches; '
-                f'the last: {lost[-1]}')
-        return len(lost)
 
     def validate(self):
         """Text-to-video recall on the validation split, into the history; the best is kept."""

@@ -12,7 +12,7 @@ import pytest
 from glscl import __version__
 from glscl.__main__ import COMMANDS, main
 
-BENCHES = ('scoring', 'heads', 'costs', 'data', 'search')
+BENCHES = ('scoring', 'gpu', 'heads', 'costs', 'data', 'search')
 
 
 def ended(line):
@@ -97,6 +97,7 @@ CALLS = {
         {'name': 'mine', 'profile': 'tiny', 'out': 'o', 'parameters': {'seed': 1, 'lr': 0.1}}),
     'bench scoring --threads 1 --repeats 3 --out o.json': (
         'bench.scoring.scoring', {'threads': 1, 'repeats': 3, 'out': 'o.json'}),
+    'bench gpu --out g.json --repeats 3': ('bench.gpu.gpu', {'out': 'g.json', 'repeats': 3}),
     'bench heads --heads GLSCL X-Pool --videos 10 20 --memory-gb 1': (
         'bench.heads.heads',
         {'heads': ('GLSCL', 'X-Pool'), 'videos': (10, 20), 'memory_gb': 1.0, 'threads': 1}),

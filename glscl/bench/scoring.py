@@ -2,7 +2,8 @@
 
 Random features, float32, concepts and Gram matrices cached. Every round times each form once, so
 that a ratio compares neighbours in time. Wall time needs a quiet machine: the load average is
-printed, and with one thread the CPU time is a fair measure also on a busy one."""
+printed, and with one thread the CPU time is a fair measure also on a busy one. All of it on the
+CPU: a GPU's numbers are in `bench.gpu`."""
 import itertools
 import json
 import os
@@ -32,11 +33,10 @@ def scoring(out='runs/bench/scoring.json', texts=1000, videos=1000, repeats=30, 
             threads=2):
     """Time scoring beside its matrix products; print the numbers, and write them as JSON.
 
-    repeats: rounds; of the slow forms `slow_repeats`. out: a file of more rounds, or with a GPU's
-    numbers where there is none here, is not replaced (ValueError)."""
+    repeats: rounds; of the slow forms `slow_repeats`. out: a file of more rounds is not replaced
+    (ValueError)."""
     stored = read_json(out) if Path(out).exists() else {}
-    lost = isinstance(stored.get('cuda'), dict) and not torch.cuda.is_available()
-    if lost or stored.get('rounds', {}).get('scoring', 0) > repeats:
+    if stored.get('rounds', {}).get('scoring', 0) > repeats:
         raise ValueError(f'{out} holds more than this would measure: name another file')
     torch.set_num_threads(threads)
     T, V, (t, v) = texts, videos, features(texts, videos)
@@ -58,8 +58,7 @@ def scoring(out='runs/bench/scoring.json', texts=1000, videos=1000, repeats=30, 
         sizes=dict(T=T, V=V, F=12, D=512, Q=8, L=32), dtype='float32',
         rounds=dict(scoring=repeats, stage=slow_repeats), load_average=load, ms=ms,
         ratio=ratios(times), multiply_adds=macs, rank_changes=changes,
-        working_memory_mb=round(working_memory(lambda: model.similarity(t, v)), 1),
-        cuda=on_cuda(T, V, model, repeats) or 'not measured', **machine())
+        working_memory_mb=round(working_memory(lambda: model.similarity(t, v)), 1), **machine())
     report(result)
     with atomic_write(out) as half:
         half.write_text(json.dumps(result, indent=1) + '\n')
@@ -69,18 +68,18 @@ def _load_average():
     return os.getloadavg() if hasattr(os, 'getloadavg') else None
 
 
-def features(T, V, frames=12, D=512, Q=8, words=32, device='cpu'):
+def features(T, V, frames=12, D=512, Q=8, words=32, device='cpu', seed=0):
     """Random Texts and Videos at CLIP's scale (|e| about 10); every tenth frame is padding."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def draw(*shape):
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator, device=device)
     e, w, y = 0.45 * draw(T, D), 0.45 * draw(T, words, D), 0.45 * draw(V, frames, D)
-    mask = torch.rand(V, frames, generator=generator) > 0.1
+    mask = torch.rand(V, frames, generator=generator, device=device) > 0.1
     mask[:, 0] = True
     c_t, c_v = F.normalize(draw(T, Q, D), dim=-1), F.normalize(draw(V, Q, D), dim=-1)
-    texts = Texts(e, w, torch.ones(T, words, dtype=torch.bool), c_t)
-    return texts.to(device), Videos(y, mask, gram(y), c_v).to(device)
+    texts = Texts(e, w, torch.ones(T, words, dtype=torch.bool, device=device), c_t)
+    return texts, Videos(y, mask, gram(y), c_v)
 
 
 def forms(texts, videos, model):
@@ -160,32 +159,6 @@ def rounded(items, dtype):
     if isinstance(items, Videos):
         items.gram = gram(items.frames)
     return items
-
-
-def on_cuda(T, V, model, repeats, **sizes):
-    """The fused kernel in bfloat16, and with its top 10, beside plain matrix products of the same
-    size, and its rank changes; None without a GPU that it runs on."""
-    if not torch.cuda.is_available():
-        return None
-    from ..search import kernels
-    exact_texts, exact_videos = features(T, V, **sizes, device='cuda')
-    S = model.similarity(exact_texts, exact_videos)
-    texts, videos = rounded(exact_texts, torch.bfloat16), rounded(exact_videos, torch.bfloat16)
-    if not kernels.can_score(texts, videos):
-        return None
-    e, y = texts.sentence, videos.frames.flatten(0, 1)
-    c_t, c_v = texts.concepts.flatten(1), videos.concepts.flatten(1)
-    times = rounds({'products': lambda: (e @ y.T, c_t @ c_v.T),
-                    'kernel': lambda: kernels.similarity(texts, videos),
-                    'kernel, top 10': lambda: kernels.top_k(texts, videos, 10),
-                    'similarity': lambda: model.similarity(texts, videos)}, repeats)
-    products, ms, rate = times['products'][0], {}, {}
-    for name, (wall, _) in times.items():
-        ms[name] = spread(wall, 1e3)
-        if name != 'products':
-            rate[name] = spread([p / s for p, s in zip(products, wall)])
-    return dict(device=torch.cuda.get_device_name(), sizes=dict(T=T, V=V), ms=ms, rate=rate,
-                rank_changes=rank_changes(S, kernels.similarity(texts, videos)))
 
 
 def report(result):

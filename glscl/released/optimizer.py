@@ -65,3 +65,15 @@ def warmup_cosine_released(step, total, warmup=0.1):
     if x < warmup:
         return x / warmup
     return (1 + math.cos(math.pi * x)) / 2
+
+
+def share_as_released(model, world):
+    """Change the gradients of `world` processes to those of the released code.
+
+    There all-gather's backward gave each process the gradient of its own rows, where the mean that
+    follows asks for W times that: with W processes the encoders' gradients are 1/W of the head's,
+    which sees gathered features."""
+    for name, p in model.named_parameters():
+        of_head = name.startswith('local.') or name.endswith('logit_scale')
+        if p.grad is not None and not of_head:
+            p.grad /= world

@@ -132,19 +132,19 @@ class Gallery:
     @torch.no_grad()
     def _best_keys(self, texts, k, chunk, shortlist):
         """Keys of the k best videos: [T, k] int64, EMPTY where there are fewer."""
-        best, places = torch.full((len(texts), k), EMPTY), None
+        device, places = texts.sentence.device, None
+        best = torch.full((len(texts), k), EMPTY, device=device)
         if shortlist and len(self):
             places = torch.from_numpy(candidates(self, texts, shortlist)).unique()
         for name, entry, first, rows in islice(self._rows(places), rank(), None, world()):
             try:
                 for part in rows.split(chunk):
                     _, videos = self.read(name, entry, part)
-                    videos = videos.to(texts.sentence.device)
-                    S = self.model.similarity(texts, videos).float().cpu()  # [T, n]
-                    best = merge_top_k([best, sortable_keys(S, first + part)], k)
+                    S = self.model.similarity(texts, videos.to(device))     # [T, n]
+                    best = merge_top_k([best, sortable_keys(S, (first + part).to(device))], k)
             except shards.ShardError as error:
                 self.problems.append(str(error))
-        every = objects((best, self.problems))
+        every = objects((best.cpu(), self.problems))
         self.problems = [problem for _, problems in every for problem in problems]
         return merge_top_k([best for best, _ in every], k)
 

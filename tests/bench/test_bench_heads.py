@@ -20,6 +20,7 @@ def small(monkeypatch):
     monkeypatch.setattr(bench_heads, 'SIZES', dict(F=3, L=4, D=32, Q=8))
     monkeypatch.setattr(bench_heads, 'TEXTS', 2)
     monkeypatch.setattr(bench_heads, 'BLOCK', 5)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)  # rows of the CPU alone
     whole = bench_heads.build
     monkeypatch.setattr(bench_heads, 'build', lambda method, device: whole(method, device, 32, 4))
     threads = torch.get_num_threads()

@@ -204,3 +204,17 @@ def test_temporal_lstm_leaves_padding_as_it_is_and_never_looks_ahead():
     other[0, 2:] = 5
     assert torch.equal(y[0, 2:], x[0, 2:]) and not torch.equal(y[0, :2], x[0, :2])
     torch.testing.assert_close(temporal(other, mask)[0, :2], y[0, :2])
+
+
+def test_the_patch_embedding_as_a_product_is_the_convolution(model):
+    conv = model.clip.visual.conv1.double()
+    pixels = torch.randn(3, 3, 35, 35, dtype=torch.float64, requires_grad=True)  # 35: three columns beyond the last patch
+    found = []
+    for way in (conv.forward, conv.product):
+        out = way(pixels)
+        assert out.shape == (3, 128, 4, 4)
+        found.append((out, *torch.autograd.grad(out.sin().sum(), (pixels, conv.weight))))
+    for mine, expected in zip(*found):
+        torch.testing.assert_close(mine, expected)
+    assert torch.equal(found[0][0], torch.nn.functional.conv2d(pixels, conv.weight, stride=8))  # on the CPU, to the bit
+    assert 'clip.clip.visual.conv1.weight' in model.state_dict()

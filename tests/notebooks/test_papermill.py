@@ -11,7 +11,7 @@ import pytest
 papermill = pytest.importorskip('papermill')
 NOTEBOOKS = Path(__file__).parents[2] / 'notebooks'
 NAMES = ('01_data', '02_model', '03_losses', '04_training', '05_evaluation', '06_efficiency')
-PARAMETERS = dict(profile='tiny', seed=1)
+PARAMETERS = dict(profile='tiny', seed=1, device='cpu')
 
 
 def execute(name, folder, run_dir):
