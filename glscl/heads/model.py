@@ -78,7 +78,7 @@ class HeadModel(ClipModel):
         if self.config.mask_padding or not self.head.pads_words:
             return super().encode_texts(token_ids, token_mask)
         # As released: padding up to max_words whatever the batch holds, and no mask on it as a key.
-        missing = (0, self.config.max_words - token_ids.shape[1])
+        missing = (0, max(0, self.config.max_words - token_ids.shape[1]))
         token_ids, mask = pad(token_ids, missing), pad(token_mask, missing)   # [T, L]
         _, words = self.clip.encode_words(token_ids, torch.ones_like(mask))   # [T, L, D]
         end = token_mask.sum(1) - 1

@@ -77,6 +77,8 @@ def test_xclip_as_released_reads_padded_words_of_an_unmasked_text_tower(config, 
     torch.testing.assert_close(S, torch.tensor(expected), atol=1e-5, rtol=1e-4)
     alone = int(mask[0].sum())  # a caption by itself, without the padding that longer ones brought
     torch.testing.assert_close(model.similarity(model.encode_texts(ids[:1, :alone], mask[:1, :alone]), videos), S[:1])
+    with pytest.raises(ValueError, match='build it with max_words=21'):
+        model.encode_texts(padded[:1].repeat(1, 2)[:, :21], torch.ones(1, 21, dtype=torch.bool))
     masked = build(config.replace(head='X-CLIP', max_words=20)).eval()
     masked.load_state_dict(model.state_dict())
     assert (masked.similarity(masked.encode_texts(ids, mask), videos) - S).abs().max() > 1e-3
