@@ -244,6 +244,46 @@ def drl(head, e, w, y, word_mask, mask, pad):
     return (sum(o * max(row) for o, row in zip(omega, G)) + sum(n * max(col) for n, col in zip(nu, zip(*G)))) / 2
 
 
+def gelu(x):
+    return x / 2 * (1 + math.erf(x / math.sqrt(2)))
+
+
+def selected(select, frame, patches, noise):
+    """The k patches that TS2-Net's network rates highest, each the mean over what noisy rates put in that place."""
+    looks = [[gelu(a) for a in linear(select.look[1], layer_norm(select.look[0], floats(token)))] for token in (frame, *patches)]
+    rates = [math.tanh(linear(select.rate[2], [gelu(a) for a in linear(select.rate[0], look + looks[0])])[0]) for look in looks[1:]]
+    share = [[0.0] * len(patches) for _ in range(select.k)]
+    for draw in noise:
+        noisy = [r + select.sigma * float(n) for r, n in zip(rates, draw)]
+        for place, i in enumerate(sorted(sorted(range(len(noisy)), key=lambda i: -noisy[i])[:select.k])):
+            share[place][i] += 1 / len(noise)
+    return [mixed(of_place, patches) for of_place in share]
+
+
+def ts2net_frames(head, frames, patches, mask, noise):
+    """(class tokens after the temporal transformer, which of them count): the mask tiled over all tokens as in the released code,
+    where padded frames take part; or each frame's own, and padded frames are nothing."""
+    every, tokens, D = head.select.k + 1, [], len(frames[0])
+    for frame, of_frame, m in zip(frames, patches, mask):
+        some = [floats(frame), *selected(head.select, frame, of_frame, noise)]
+        tokens += some if m or not head.mask_padding else [[0.0] * D] * every
+    seen = [mask[i // every if head.mask_padding else i % len(mask)] for i in range(len(tokens))]
+    z = [[a + float(p) for a, p in zip(row, position)] for row, position in zip(tokens, head.temporal.positions)]
+    y = [[a + b for a, b in zip(*rows)] for rows in zip(blocks(head.temporal.blocks, z, seen), tokens)]
+    return y[::every], seen[::every]
+
+
+def top_k_gradient(scores, noise, k, sigma, weights, diagonal):
+    """d/d scores of sum_pi weights[p][i] indicator[p][i], as the perturbed optimiser has it; noise: a list of draws."""
+    n, slope = len(scores), [0.0] * len(scores)
+    for draw in noise:
+        noisy = [s + sigma * x for s, x in zip(scores, draw)]
+        for place, i in enumerate(sorted(sorted(range(n), key=lambda i: -noisy[i])[:k])):
+            for j in [i] if diagonal else range(n):
+                slope[j] += weights[place][i] * draw[j] / sigma / len(noise)
+    return slope
+
+
 def ts2net(e, y, mask):
     q = [dot(unit(e), unit(a)) for a in y]
     n = unit([a * float(m) for a, m in zip(q, mask)])
@@ -291,8 +331,15 @@ def laff_spaces(fusion, clip, features):
 
 def cross_transformer(head, e, x, mask):
     z = [[float(a) + float(p) for a, p in zip(row, position)] for row, position in zip([e, *x], head.positions)]
-    seen, D = [True, *mask], len(e)
-    for block in head.blocks:
+    z = blocks(head.blocks, z, [True, *mask])
+    dense = linear(head.pooler[1], layer_norm(head.pooler[0], z[0]))
+    return linear(head.pooler[3], [x / (1 + math.exp(-1.702 * x)) for x in dense])[0]
+
+
+def blocks(layers, z, seen):
+    """Tokens z through pre-LN transformer blocks with QuickGELU; the tokens that are `seen` serve as keys."""
+    D = len(z[0])
+    for block in layers:
         inner, heads = [layer_norm(block.ln_1, a) for a in z], block.attn.num_heads
         W, b = block.attn.in_proj_weight, block.attn.in_proj_bias
         q, k, v = ([[dot(row, a) + float(c) for row, c in zip(W[i:i + D], b[i:i + D])] for a in inner] for i in (0, D, 2 * D))
@@ -307,5 +354,4 @@ def cross_transformer(head, e, x, mask):
         hidden = [linear(block.mlp.c_fc, layer_norm(block.ln_2, a)) for a in z]
         z = [[a + c for a, c in zip(row, linear(block.mlp.c_proj, [x / (1 + math.exp(-1.702 * x)) for x in h]))]
              for row, h in zip(z, hidden)]
-    dense = linear(head.pooler[1], layer_norm(head.pooler[0], z[0]))
-    return linear(head.pooler[3], [x / (1 + math.exp(-1.702 * x)) for x in dense])[0]
+    return z

@@ -13,7 +13,7 @@
 One file a method, written from descriptions of the public code."""
 from .centerclip import Segments
 from .clip4clip import CrossTransformer, MeanPooling, TemporalMean
-from .clipvip import Proxies
+from .clipvip import CLIPViP, Proxies
 from .dicosa import DiCoSA
 from .drl import DRL
 from .glscl import GLSCLHead
@@ -33,7 +33,7 @@ HEADS = {
     'X-CLIP': XCLIP,
     'TS2-Net': TS2Net,
     'X-Pool': XPool,
-    'CLIP-ViP': MeanPooling,    # of its tower's one vector
+    'CLIP-ViP': CLIPViP,
     'DiCoSA': DiCoSA,
     'Prompt Switch': PromptSwitch,
     'LAFF': LAFF,

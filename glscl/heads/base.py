@@ -40,19 +40,26 @@ class Head(nn.Module):
     mask_padding=False attends to padded words and frames where the released code does (each head
     says where); True hides them everywhere. Padding must be finite. A video with no valid frame
     scores 0 with every text. All arithmetic is in float32 at least, also under autocast. In
-    training mode a head draws dropout or noise where its method does.
+    training mode a head draws dropout or noise where its method does. Raises ValueError for sizes
+    that cannot be, by name.
 
     A method writes `prepare_videos`, `score` and `cost`; `prepare_texts` if it needs more than ê,
-    `score_direct` where the equations as written differ from `score`. Items named raw_… serve that
-    form alone."""
+    `score_direct` where the equations as written differ from `score`, `own_loss` where it does not
+    train on the contrastive loss. Items named raw_… serve the direct form alone."""
     has_time = False       # a temporal transformer over the frames
     reads_words = False    # texts need their words, not the sentence alone
     sized_by = ()          # 'words', 'frames': parameters of size L, F
     tile = 256             # texts and videos at a time: bounds the working memory
+    log_scale = None       # where log s starts anew; None: where CLIP's own is
+    pads_words = False     # as released its text tower reads padding, up to max_words
 
     def __init__(self, width=512, max_frames=12, max_words=32, clip=None, temporal_layers=4,
                  mask_padding=False):
         super().__init__()
+        sizes = dict(width=width, max_frames=max_frames, max_words=max_words)
+        for name, size in sizes.items():
+            self.at_least(1, name, size)
+        self.at_least(0, 'temporal_layers', temporal_layers)
         self.width = width
         self.max_frames = max_frames
         self.max_words = max_words
@@ -60,6 +67,12 @@ class Head(nn.Module):
         self.temporal = None
         if self.has_time and temporal_layers:
             self.temporal = transformer(width, clip, temporal_layers)
+
+    def at_least(self, least, name, size):
+        """ValueError where a setting is no whole number from `least` on."""
+        if not isinstance(size, int) or size < least:
+            raise ValueError(f'{type(self).__name__}: {name} must be a whole number from {least} '
+                             f'on, not {size!r}')
 
     def encode_texts(self, sentence, words=None, mask=None, **more):
         """sentence e [T, D], words w [T, L, D], not normalised, mask [T, L] (none: all valid), and
@@ -69,8 +82,14 @@ class Head(nn.Module):
         if words is None and self.reads_words:
             raise ValueError(f'{type(self).__name__} reads the words of a text: give encode_texts '
                              f'words [T, L, D] and their mask')
+        if sentence.ndim != 2:
+            raise ValueError(f'sentences are {list(sentence.shape)}, expected [T, D]; one text is '
+                             f'[1, D]')
         self._check_width(sentence)
         if words is not None:
+            if words.ndim != 3 or len(words) != len(sentence):
+                raise ValueError(f'words are {list(words.shape)}, expected [T, L, D] with T = '
+                                 f'{len(sentence)} as there are sentences')
             mask = self._checked_mask(words, mask, 'words', self.max_words)
         with torch.autocast(sentence.device.type, enabled=False):
             if words is not None:
@@ -118,14 +137,21 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def loss(self, texts, videos, scale, video_ids=None):
-        """What the method trains on, a scalar: the symmetric contrastive loss of s S unless a head
-        says otherwise. Text i belongs to video i; video_ids [B] mark captions of one video."""
+        """What the method trains on, a scalar. Text i belongs to video i; video_ids [B] mark
+        captions of one video. ValueError where there are no pairs."""
+        if not len(texts) or len(texts) != len(videos):
+            raise ValueError(f'{type(self).__name__} trains on pairs of a text and its video, not '
+                             f'on {len(texts)} texts and {len(videos)} videos')
+        return self.own_loss(texts, videos, scale, video_ids)
+
+    def own_loss(self, texts, videos, scale, video_ids):
+        """The symmetric contrastive loss of s S unless a head says otherwise."""
         return contrastive(self.similarity(texts, videos), scale, video_ids)
 
     def over_time(self, x, mask):
         """y [V, n, D]: x after the temporal transformer, if there is one. Padded tokens are masked
         as keys, and zero where the head does not attend to them."""
-        y = self.temporal(x, mask) if self.temporal else x
+        y = self.temporal(x, mask) if self.temporal and len(x) else x
         return hide(y, self.attended(mask))
 
     def attended(self, mask):
@@ -134,13 +160,16 @@ class Head(nn.Module):
 
     def _check_width(self, x):
         if x.shape[-1] != self.width:
-            raise ValueError(f'features have width {x.shape[-1]}, this head was built for width '
-                             f'{self.width}: give it width={x.shape[-1]}')
+            raise ValueError(f'features have width {x.shape[-1]}, this {type(self).__name__} was '
+                             f'built for width {self.width}: give it width={x.shape[-1]}')
 
     def _checked_mask(self, tokens, mask, what, most):
         """The mask of tokens [N, n, D] as bool [N, n]; `most` of them fit the parameters."""
         self._check_width(tokens)
         N, n, _ = tokens.shape
+        if not n:
+            raise ValueError(f'{what} are {list(tokens.shape)}: {type(self).__name__} needs one '
+                             f'at least, if only a masked one')
         if n > most and what in self.sized_by:
             raise ValueError(f'{n} {what}, but {type(self).__name__} has parameters for {most}: '
                              f'build it with max_{what}={n}')
@@ -152,7 +181,8 @@ class Head(nn.Module):
         return mask.bool()
 
     def _tiled(self, score, texts, videos, tile):
-        tile = tile or self.tile
+        tile = self.tile if tile is None else tile
+        self.at_least(1, 'tile', tile)
         some = next(iter(vars(texts).values()))
         if not len(texts) or not len(videos):
             return at_least_float32(some.new_zeros(len(texts), len(videos)))
@@ -195,8 +225,10 @@ def masked_softmax(logits, mask, dim=-1):
 def transformer(width, clip, layers):
     """encoders.TemporalTransformer from `clip`, or from an untrained CLIP of this width."""
     if clip is None:
-        text = {'context_length': 77, 'vocab_size': 2, 'width': width,
-                'heads': max(1, width // 64), 'layers': layers}
+        # As many attention heads as CLIP has, one for 64 numbers, or the next that divide.
+        heads = max(n for n in range(1, max(1, width // 64) + 1) if width % n == 0)
+        text = {'context_length': 77, 'vocab_size': 2, 'width': width, 'heads': heads,
+                'layers': layers}
         vision = {'image_size': 32, 'patch_size': 32, 'width': 64, 'layers': 1}
         clip = Clip(open_clip.model.CLIP(embed_dim=width, vision_cfg=vision, text_cfg=text))
     return TemporalTransformer(clip, layers)

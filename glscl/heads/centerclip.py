@@ -4,15 +4,17 @@ import torch
 from torch import nn
 
 from ..data.batch import at_least_float32
-from .tower import embed, project, run
+from .tower import checked, embed, project, run
 
 
 class Segments(nn.Module):
     """Image tower: after block `after` (half of them) the frames become `segments` segments.
 
     A segment has as many patch tokens as a frame: the medoids of its frames' tokens. Class tokens
-    are averaged. No parameters, no gradient through the choice. Where distances tie, the released
-    medoids depend on rounding; these do not.
+    are averaged. No parameters, no gradient through the choice. Where distances are told apart the
+    medoids are the released ones. Where they tie (flat or repeated patches), the released choice
+    hangs on rounding: with its tokens in another order the released code agrees with itself to 91
+    to 95 %. Here distances are exact, and of two alike the first is taken.
 
     Frames that do not divide evenly make segments of unlike length, the longer ones first (the
     released code stops there); fewer frames than segments are one segment each. As released padded
@@ -29,7 +31,8 @@ class Segments(nn.Module):
 
     def forward(self, clip, pixels, mask):
         """pixels [V, F, 3, H, W], mask [V, F] -> frames [V, S, D], mask [V, S]"""
-        visual, mask = clip.clip.visual, mask.bool()
+        visual = clip.clip.visual
+        mask = checked(visual, pixels, mask)
         x = run(visual, visual.ln_pre(embed(visual, pixels)), blocks=slice(self.after))
         F = mask.shape[1]
         groups = torch.arange(F, device=x.device).tensor_split(min(self.segments, F))

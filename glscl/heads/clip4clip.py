@@ -53,10 +53,10 @@ class CrossTransformer(Head):
     tile = 32
 
     def __init__(self, width=512, clip=None, temporal_layers=4, **shared):
-        super().__init__(width, clip=clip, temporal_layers=temporal_layers, **shared)
         if not temporal_layers:
             raise ValueError('CLIP4Clip tightTransf is a transformer and needs a layer: set '
                              'temporal="transformer" and temporal_layers to 1 or more')
+        super().__init__(width, clip=clip, temporal_layers=temporal_layers, **shared)
         start = transformer(width, clip, temporal_layers)
         self.positions = start.positions
         self.blocks = start.blocks
@@ -131,7 +131,7 @@ class CrossTransformer(Head):
         z = run_blocks(self.blocks, z, additive_mask(allowed, z, -1e6))
         return self.pooler(z[:, 0]).view(len(texts), -1)
 
-    def loss(self, texts, videos, scale, video_ids=None):
+    def own_loss(self, texts, videos, scale, video_ids):
         """The symmetric contrastive loss of S itself, without a scale."""
         return contrastive(self.similarity(texts, videos), 1.0, video_ids)
 

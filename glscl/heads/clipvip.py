@@ -1,11 +1,22 @@
 """CLIP-ViP: Adapting Pre-trained Image-Text Model to Video-Language Representation Alignment (Xue
-et al. 2023); released code: microsoft/XPretrain. The head is CLIP4Clip meanP."""
+et al. 2023); released code: microsoft/XPretrain."""
 from functools import partial
 
 import torch
 from torch import nn
 
-from .tower import attend, embed, project, run
+from .clip4clip import MeanPooling
+from .tower import attend, checked, embed, project, run
+
+
+class CLIPViP(MeanPooling):
+    """CLIP4Clip meanP of the tower's one vector. Its loss is the sum of both directions, where the
+    others take their mean, and its log s starts anew at 4.60 (s = 99.5)."""
+    log_scale = 4.60
+
+    def own_loss(self, texts, videos, scale, video_ids):
+        """CE_rows(s S) + CE_cols(s S)"""
+        return 2 * super().own_loss(texts, videos, scale, video_ids)
 
 
 class Proxies(nn.Module):
@@ -14,7 +25,6 @@ class Proxies(nn.Module):
 
     Patches get a temporal embedding, zero at the start, interpolated where a video has other than
     max_frames frames. As released the proxies attend to padded frames too; mask_padding hides them.
-    The released loss is the sum of both directions (the mean here), its logit scale starts at 4.60.
     """
 
     def __init__(self, clip, max_frames, mask_padding=False, proxies=3):
@@ -26,7 +36,8 @@ class Proxies(nn.Module):
 
     def forward(self, clip, pixels, mask):
         """pixels [V, F, 3, H, W], mask [V, F] -> frames [V, 1, D], mask [V, 1]"""
-        visual, mask = clip.clip.visual, mask.bool()
+        visual = clip.clip.visual
+        mask = checked(visual, pixels, mask)
         x = embed(visual, pixels)
         V, F, tokens, _ = x.shape
         time = nn.functional.interpolate(self.time.T[None], F, mode='linear')[0].T      # [F, W]

@@ -26,7 +26,7 @@ class DiCoSA(Head):
     def __init__(self, width=512, concepts=8, temperature=3.0, **shared):
         super().__init__(width, **shared)
         if width % concepts:
-            raise ValueError(f'width {width} does not split into {concepts} concepts')
+            raise ValueError(f'DiCoSA: width {width} does not split into {concepts} concepts')
         self.concepts = concepts
         self.temperature = temperature
         d = width // concepts
@@ -76,7 +76,7 @@ class DiCoSA(Head):
         cosine = torch.einsum('vtcd,vtcd->vtc', normalised(e), normalised(p))
         return (weight * cosine).sum(-1).T
 
-    def loss(self, texts, videos, scale, video_ids=None):
+    def own_loss(self, texts, videos, scale, video_ids):
         """Contrastive, plus decorrelation of the concepts of matched pairs (weight 0.01 on the
         diagonal of their correlations, 0.005 off it)."""
         e, y = texts.sentence, videos.frames
@@ -86,7 +86,7 @@ class DiCoSA(Head):
         C = torch.einsum('bid,bjd->ij', e, p) / len(e) / self.max_words
         others = (C ** 2).sum() - (C.diagonal() ** 2).sum()
         diagonal = ((C.diagonal() - 1) ** 2).sum()
-        return super().loss(texts, videos, scale, video_ids) + 0.01 * diagonal + 0.005 * others
+        return super().own_loss(texts, videos, scale, video_ids) + 0.01 * diagonal + 0.005 * others
 
     def _z_scores(self, x):
         """[B, D] -> [B, C, d], each concept with mean 0 and deviation 1"""

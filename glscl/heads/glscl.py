@@ -12,7 +12,8 @@ class GLSCLHead(Head):
 
     The released code attends to padding in the query decoder; the global part is the same masked
     before or after. Its evaluation decodes the queries again in each block of 16 x 16, and runs a
-    network on each pair that nothing reads."""
+    network on each pair that nothing reads. Raises ValueError for a width that does not split into
+    the decoder's 8 attention heads."""
     has_time = True
     reads_words = True
     tile = 1000
@@ -20,6 +21,9 @@ class GLSCLHead(Head):
     def __init__(self, width=512, num_queries=8, decoder_layers=3, temperature=3.0,
                  local_weight=0.5, **shared):
         super().__init__(width, **shared)
+        if width % 8:
+            raise ValueError(f'GLSCL: width {width} does not split into the 8 attention heads of '
+                             f'its query decoder')
         self.temperature = temperature
         self.local_weight = local_weight
         self.local = interaction.LocalInteraction(width, num_queries, decoder_layers,
@@ -45,11 +49,11 @@ class GLSCLHead(Head):
         S_l = torch.einsum('tqd,vqd->qtv', texts.concepts, videos.concepts).mean(0)
         return S_g + self.local_weight * S_l
 
-    def loss(self, texts, videos, scale, video_ids=None):
+    def own_loss(self, texts, videos, scale, video_ids):
         """Contrastive, inter-consistency and intra-diversity, as `GLSCL.losses` by default."""
         consistency = inter_consistency(videos.concepts, texts.concepts)
         diversity = intra_diversity(videos.concepts) + intra_diversity(texts.concepts)
-        return super().loss(texts, videos, scale, video_ids) + consistency + diversity
+        return super().own_loss(texts, videos, scale, video_ids) + consistency + diversity
 
     @staticmethod
     def cost(T=1000, V=1000, F=12, L=32, D=512, Q=8):

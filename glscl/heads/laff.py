@@ -11,22 +11,29 @@ from .base import Head, dot_cost, hide
 class Fusion(nn.Module):
     """One side of LAFF: K features of an item -> H vectors, each an attention over the features.
 
-    The released feature layers start Xavier-uniform with zero bias; these as torch's do."""
+    Feature layers start Xavier-uniform with zero bias, attentions as torch has them."""
 
     def __init__(self, width, others, spaces):
         super().__init__()
         self.clip_norm = nn.BatchNorm1d(spaces * width)
         self.others = nn.ModuleList(
             nn.Sequential(nn.Linear(n, spaces * width), nn.Tanh(), nn.Dropout(0.2)) for n in others)
+        for layer, *_ in self.others:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
         self.attend = nn.ModuleList(nn.Linear(width, 1) for _ in range(spaces))
 
     def forward(self, clip, features):
         """clip [N, D], features: a list of [N, n_k] -> fused [N, H, D], not normalised.
 
-        Raises ValueError for another number of features than it was built for."""
+        Raises ValueError for another number of features than it was built for, and in training for
+        a single item: batch norm has nothing to compare it with."""
         if len(features) != len(self.others):
             raise ValueError(f'{len(features)} features besides CLIP, but LAFF was built for '
                              f'{len(self.others)}')
+        if self.training and len(clip) < 2:
+            raise ValueError(f'LAFF normalises over the batch and cannot train on {len(clip)} item '
+                             f'at a time: raise batch_size, or chunk where it is set')
         H, D = len(self.attend), clip.shape[1]
         z = [self.clip_norm(clip.repeat(1, H))]
         for layer, x in zip(self.others, features, strict=True):
@@ -62,7 +69,7 @@ class LAFF(Head):
     def score(self, texts, videos):
         return texts.unit.flatten(1) @ videos.unit.flatten(1).T / texts.unit.shape[1]
 
-    def loss(self, texts, videos, scale, video_ids=None):
+    def own_loss(self, texts, videos, scale, video_ids):
         """Triplets in each space, summed: margin 0.2 to the hardest other video of each text.
         `scale` is not used."""
         S = torch.einsum('thd,vhd->htv', texts.unit, videos.unit)             # [H, B, B]

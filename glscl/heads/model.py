@@ -1,6 +1,8 @@
 """A rival's head on CLIP, with the calls of `glscl.model.GLSCL`, so that the same Trainer,
 evaluation and checkpoints serve both."""
 import torch
+from torch import nn
+from torch.nn.functional import pad
 
 from ..checkpoints import fill_model, read_checkpoint
 from ..clip_models import ClipModel
@@ -30,25 +32,31 @@ class HeadModel(ClipModel):
 
     Where the method's idea lies in the image tower (TOWERS), the frames go through that tower, at
     every use. Of the config's settings temporal, temporal_layers and mask_padding reach the head,
-    and the temperature where it has GLSCL's (DiCoSA). Other temperatures are those of the released
-    heads. ValueError for an unknown head and for temporal="lstm", which is GLSCL's alone."""
+    the temperature where it has GLSCL's (DiCoSA), and `released` where it stands for more than
+    padding (TS2-Net). Other temperatures are those of the released heads; CLIP-ViP starts the
+    logit scale of its CLIP anew. ValueError for an unknown head and for temporal="lstm", which is
+    GLSCL's alone."""
 
     def __init__(self, config, clip=None):
-        super().__init__(config, clip)
         name = config.head
         if name not in HEADS:
             raise ValueError(f'unknown head {name!r}: one of {", ".join(HEADS)}')
         if config.temporal == 'lstm':
             raise ValueError(f'temporal="lstm" is for the head GLSCL only: set "transformer" or '
                              f'"none" for {name}')
+        super().__init__(config, clip)
         own = {}
         if name == 'DiCoSA':
             own['temperature'] = config.temperature
+        if name == 'TS2-Net':
+            own['released'] = config.released
         self.head = HEADS[name](
             self.clip.width, max_frames=config.max_frames, max_words=config.max_words,
             clip=self.clip, mask_padding=config.mask_padding,
             temporal_layers=config.temporal_layers if config.temporal == 'transformer' else 0,
             **own)
+        if self.head.log_scale is not None:
+            nn.init.constant_(self.logit_scale, self.head.log_scale)
         self.tower = None
         if name in TOWERS:
             self.tower = TOWERS[name](self.clip, config.max_frames, config.mask_padding)
@@ -64,6 +72,18 @@ class HeadModel(ClipModel):
             return super().encode_videos(frames, frame_mask)
         videos = self.head.encode_videos(**self.tower(self.clip, frames, frame_mask))
         return self._with_mask(videos, frame_mask)
+
+    def encode_texts(self, token_ids, token_mask):
+        """token_ids int64 [T, L], token_mask [T, L] -> Items"""
+        if self.config.mask_padding or not self.head.pads_words:
+            return super().encode_texts(token_ids, token_mask)
+        # As released: padding up to max_words whatever the batch holds, and no mask on it as a key.
+        missing = (0, max(0, self.config.max_words - token_ids.shape[1]))
+        token_ids, mask = pad(token_ids, missing), pad(token_mask, missing)   # [T, L]
+        _, words = self.clip.encode_words(token_ids, torch.ones_like(mask))   # [T, L, D]
+        end = token_mask.sum(1) - 1
+        sentence = words[torch.arange(len(words), device=words.device), end]  # [T, D]
+        return self.encode_words(sentence, words, mask)
 
     def encode_words(self, sentence, words, token_mask):
         """CLIP's sentence e [T, D] and words w [T, L, D], token_mask [T, L] -> Items."""

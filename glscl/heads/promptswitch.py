@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .clip4clip import MeanPooling
-from .tower import attend, embed, project, run
+from .tower import attend, checked, embed, project, run
 
 
 class PromptSwitch(MeanPooling):
@@ -40,7 +40,7 @@ class PromptCube(nn.Module):
 
     def forward(self, clip, pixels, mask):
         """pixels [V, F, 3, H, W], mask [V, F] -> frames [V, F, D], mask [V, F]"""
-        mask = mask.bool()
+        mask = checked(clip.clip.visual, pixels, mask)
         chunks = zip(pixels.split(self.n, 1), mask.split(self.n, 1), strict=True)
         frames = [self.chunk(clip.clip.visual, *chunk) for chunk in chunks]
         return {'frames': torch.cat(frames, 1), 'mask': mask}

@@ -66,7 +66,7 @@ class TMASS(XPool):
         best = [torch.einsum('vtd,vtd->vt', normalised(e + eps * rho), p) for eps in self.noise()]
         return torch.stack(best).amax(0).T
 
-    def loss(self, texts, videos, scale, video_ids=None):
+    def own_loss(self, texts, videos, scale, video_ids):
         """The contrastive loss of two texts in the place of each: one sampled around it by its own
         video's radius, and (weight 0.8) a support text, drawn from it towards the mean of what all
         texts see in that video."""

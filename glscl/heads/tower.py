@@ -12,11 +12,20 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 
-def embed(visual, pixels):
-    """pixels [V, F, 3, H, W] -> tokens [V, F, 1 + P, W] with positions, before the first LN."""
+def checked(visual, pixels, mask):
+    """The mask as bool [V, F]; ValueError if pixels are not [V, F, 3, H, W] of this CLIP's size, or
+    the mask is not theirs."""
     if pixels.ndim != 5 or pixels.shape[3:] != visual.image_size:
         raise ValueError(f'pixels are {list(pixels.shape)}, expected [V, F, 3, H, W] with H and W '
                          f'as this CLIP looks at: {visual.image_size}')
+    if pixels.shape[:2] != mask.shape or not mask.shape[1]:
+        raise ValueError(f'pixels are {list(pixels.shape)}, their mask {list(mask.shape)}: '
+                         f'expected [V, F, 3, H, W] and [V, F], one frame at least')
+    return mask.bool()
+
+
+def embed(visual, pixels):
+    """pixels [V, F, 3, H, W] -> tokens [V, F, 1 + P, W] with positions, before the first LN."""
     x = visual.conv1(pixels.flatten(0, 1)).flatten(2).transpose(1, 2)         # [V F, P, W]
     cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
     x = torch.cat([cls, x], 1) + visual.positional_embedding.to(x.dtype)

@@ -19,13 +19,14 @@ class XCLIP(Head):
                     averaged
 
     u: mean of temporal frames ŷ over the valid ones; x̂: CLIP's own frames. As released, padded
-    words and frames count in all grains but the first. (Its text tower does not mask padding
-    either, which `encoders.Clip.encode_words` does.) Hoisted: W_g and W_l are applied once per
+    words and frames count in all grains but the first: all L words of a text, of a text tower
+    whose padded positions see each other (`HeadModel`). Hoisted: W_g and W_l are applied once per
     text. No Gram form: the similarities themselves are weighed. The matrices A fix the most words
     and frames."""
     has_time = True
     reads_words = True
     sized_by = ('words', 'frames')
+    pads_words = True
     tile = 64
 
     def __init__(self, width=512, max_frames=12, max_words=32, **shared):

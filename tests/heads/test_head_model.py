@@ -1,5 +1,8 @@
 """Rivals' heads under the same Trainer, evaluation and checkpoints as GLSCL."""
+import math
+
 import pytest
+import reference as loops
 import torch
 
 from glscl import GLSCL, Trainer, evaluate, load_model, save_model
@@ -50,6 +53,50 @@ def test_a_score_hangs_on_its_pair_alone(config, splits):
     torch.testing.assert_close(model.similarity(texts[order], videos), S[order])
     torch.testing.assert_close(model.similarity(texts, videos[order]), S[:, order])
     torch.testing.assert_close(model.similarity(texts[:1], videos[5:6]), S[:1, 5:6])
+
+
+@torch.no_grad()
+def test_xclip_as_released_reads_padded_words_of_an_unmasked_text_tower(config, splits):
+    """The tower once more without any mask but the causal one, the scores by loops."""
+    model = build(config.replace(head='X-CLIP', mask_padding=False, max_words=20)).eval()
+    clip, (ids, mask) = model.clip, splits['test'].texts([0, 1, 2])
+    assert ids.shape[1] < 20 and not mask.all()
+    padded = torch.nn.functional.pad(ids, (0, 20 - ids.shape[1]))
+    x = clip.clip.token_embedding(clip.rows[padded]) + clip.clip.positional_embedding[:20]
+    for block in clip.clip.transformer.resblocks:
+        x = block(x, attn_mask=torch.full((20, 20), float('-inf')).triu(1))
+    words = clip.clip.ln_final(x) @ clip.clip.text_projection
+    sentence = words[range(3), mask.sum(1) - 1]
+    torch.testing.assert_close(clip.encode_words(ids, mask)[0], sentence, atol=1e-5, rtol=1e-5)
+    frames, frame_mask = torch.randn(2, 4, clip.width), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
+    texts, videos = model.encode_texts(ids, mask), model.encode_features(frames, frame_mask)
+    y = model.head.temporal(frames, frame_mask)
+    expected = [[loops.xclip(model.head, sentence[t], words[t], frames[v], y[v], frame_mask[v].tolist(), [True] * 20, [True] * 4)
+                 for v in range(2)] for t in range(3)]
+    S = model.similarity(texts, videos)
+    torch.testing.assert_close(S, torch.tensor(expected), atol=1e-5, rtol=1e-4)
+    alone = int(mask[0].sum())  # a caption by itself, without the padding that longer ones brought
+    torch.testing.assert_close(model.similarity(model.encode_texts(ids[:1, :alone], mask[:1, :alone]), videos), S[:1])
+    with pytest.raises(ValueError, match='build it with max_words=21'):
+        model.encode_texts(padded[:1].repeat(1, 2)[:, :21], torch.ones(1, 21, dtype=torch.bool))
+    masked = build(config.replace(head='X-CLIP', max_words=20)).eval()
+    masked.load_state_dict(model.state_dict())
+    assert (masked.similarity(masked.encode_texts(ids, mask), videos) - S).abs().max() > 1e-3
+
+
+def test_clipvip_starts_its_logit_scale_anew_and_keeps_what_it_has_learnt(config, tmp_path):
+    model = build(config.replace(head='CLIP-ViP'))
+    assert model.logit_scale.item() == pytest.approx(4.60) and model.logit_scale.requires_grad
+    assert build(config.replace(head='CenterCLIP')).logit_scale.item() == pytest.approx(math.log(1 / 0.07))  # CLIP's own
+    with torch.no_grad():
+        model.logit_scale.fill_(3.5)
+    save_model(model, tmp_path / 'best.safetensors')
+    assert load(tmp_path).logit_scale.item() == 3.5
+
+
+def test_the_released_selection_comes_with_released(config):
+    for released in (False, True):
+        assert build(config.replace(head='TS2-Net', released=released)).head.select.released == released
 
 
 def test_names_that_are_no_heads_are_refused(config):

@@ -7,7 +7,7 @@ from glscl import interaction
 from glscl.clip_models import small_clip
 from glscl.data.batch import Items
 from glscl.encoders import TemporalTransformer
-from glscl.heads import HEADS
+from glscl.heads import HEADS, ts2net
 from glscl.heads.base import bytes_per_item, compact, temporal_cost
 from glscl.heads.costs import counted
 from glscl.heads.ts2net import perturbed_top_k
@@ -282,6 +282,15 @@ def test_tmass_pools_the_video_with_its_own_query():
     assert (changed[1] - S[1]).abs().max() > 1e-3
 
 
+@torch.no_grad()
+def test_laffs_feature_layers_start_xavier_uniform_without_bias():
+    head = build('LAFF', 64, moved=0.0, text_features=(300,), video_features=(40, 500))
+    for layer, *_ in (*head.text.others, *head.video.others):
+        bound = (6 / (layer.in_features + layer.out_features)) ** 0.5  # torch's own would be 1 / sqrt(inputs)
+        assert not layer.bias.any() and 0.99 * bound < layer.weight.abs().max() <= bound
+        assert float(layer.weight.std()) == pytest.approx(bound / 3 ** 0.5, rel=0.03)
+
+
 def test_transformers_start_as_clips_text_blocks():
     clip, _ = small_clip(['a', 'b'])
     for name in (*TEMPORAL, 'CLIP4Clip tightTransf'):
@@ -343,6 +352,47 @@ def test_perturbed_selection_has_the_perturbed_gradient():
         assert float(grad[i]) == pytest.approx(float(slope), abs=0.1)
 
 
+@pytest.mark.parametrize('diagonal', [False, True])
+def test_the_selections_gradient_is_the_loop(diagonal):
+    """The whole Jacobian, or its diagonal as in the released code, which has noise for each row."""
+    scores = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    noise, weights = torch.randn(3, 40, 6, dtype=torch.float64), torch.randn(3, 2, 6, dtype=torch.float64)
+    (perturbed_top_k(scores, noise, 2, 0.7, diagonal) * weights).sum().backward()
+    for row in range(3):
+        slope, other = (loops.top_k_gradient(scores[row].tolist(), noise[row].tolist(), 2, 0.7, weights[row].tolist(), form)
+                        for form in (diagonal, not diagonal))
+        assert scores.grad[row].tolist() == pytest.approx(slope) and slope != pytest.approx(other, rel=0.1)
+
+
+def test_released_the_selection_draws_for_each_frame_in_training_and_keeps_the_diagonal(monkeypatch):
+    frames, patches, kept = torch.randn(1, 1, D).expand(1, 2, D), torch.randn(1, 1, 9, D).expand(1, 2, 9, D), []
+    whole = ts2net.perturbed_top_k
+    monkeypatch.setattr(ts2net, 'perturbed_top_k', lambda *args: kept.append(args[-1]) or whole(*args))
+    for released in (False, True):
+        select = build('TS2-Net', dtype=torch.float32, moved=0.0, released=released).select
+        for training in (False, True):
+            first, second = select.train(training)(frames, patches)[0]  # the same frame twice
+            assert torch.equal(first, second) == (not (released and training)) and kept.pop() == released
+
+
+@pytest.mark.parametrize('mask_padding', [False, True])
+@torch.no_grad()
+def test_ts2net_with_patches_is_the_loop_also_for_clips_shorter_than_f(mask_padding):
+    head = build('TS2-Net', mask_padding=mask_padding, temporal_layers=1)
+    head.select.samples = 20
+    noise = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    e, _, _, x, _ = items(2, 4)
+    patches, mask = 2 * torch.randn(4, F, 6, D, dtype=torch.float64), torch.arange(F) < torch.tensor([[1], [2], [3], [4]])
+    videos = [loops.ts2net_frames(head, x[v], patches[v], mask[v].tolist(), noise) for v in range(4)]
+    expected = [[loops.ts2net(e[t], *video) for video in videos] for t in range(2)]
+    S = head.similarity(head.encode_texts(e), head.encode_videos(x, mask, patches=patches))
+    torch.testing.assert_close(S, torch.tensor(expected, dtype=torch.float64))
+    padding = ~mask[..., None]
+    again = head.encode_videos(x + padding, mask, patches=patches - padding[..., None].double())
+    moved = (head.similarity(head.encode_texts(e), again) - S).abs().amax(0) > 1e-6
+    assert moved.tolist() == [not mask_padding] * 3 + [False]
+
+
 @torch.no_grad()
 def test_ts2net_reads_class_tokens_after_patches_and_tiles_the_mask_as_released():
     x, patches, mask = torch.randn(2, 12, D), torch.randn(2, 12, 9, D), torch.arange(12).expand(2, 12) < torch.tensor([[5], [12]])
@@ -375,11 +425,13 @@ def test_every_parameter_of_every_head_trains(name):
 def test_losses_that_differ_are_the_loops():
     e, w, words, x, frames = items(4, 4)
     nce = {}
-    for name in ('X-CLIP', 'DiCoSA', 'LAFF', 'CLIP4Clip tightTransf', 'GLSCL'):
+    for name in ('X-CLIP', 'DiCoSA', 'LAFF', 'CLIP4Clip tightTransf', 'GLSCL', 'CLIP-ViP'):
         head = build(name)
         texts, videos = encoded(head, e, w, words, x, frames)
         S = head.similarity(texts, videos)
         nce[name] = float(head.loss(texts, videos, 5.0)), loops.contrastive(S, 1.0 if 'tight' in name else 5.0)
+        if name == 'CLIP-ViP':  # the sum of both directions, not their mean
+            nce[name] = nce[name][0], 2 * nce[name][1]
         if name == 'LAFF':
             spaces = torch.einsum('thd,vhd->htv', texts.unit, videos.unit).tolist()
             wanted = sum(max(0.0, 0.2 + max(s for j, s in enumerate(row) if j != i) - row[i])
@@ -391,7 +443,7 @@ def test_losses_that_differ_are_the_loops():
             extra = loops.inter_consistency(videos.concepts, texts.concepts, 0.005, 0.75, False) + sum(
                 loops.intra_diversity(c, 1e-4, 0.1) for c in (videos.concepts, texts.concepts))
             nce[name] = nce[name][0] - extra, nce[name][1]
-    for name in ('X-CLIP', 'DiCoSA', 'CLIP4Clip tightTransf', 'GLSCL'):
+    for name in ('X-CLIP', 'DiCoSA', 'CLIP4Clip tightTransf', 'GLSCL', 'CLIP-ViP'):
         assert nce[name][0] == pytest.approx(nce[name][1]), name
 
 
@@ -476,6 +528,55 @@ def test_what_does_not_fit_is_refused_in_words():
     with pytest.raises(ValueError, match='concepts'):
         HEADS['DiCoSA'](20)
     build('X-Pool', max_frames=2).encode_videos(x, frames)  # no parameter has the size F
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_extreme_sizes_are_right_or_refused_by_name(name):
+    """Right: one frame, one word, a batch of one, no texts, no videos, any width that splits. Else a message with name and size."""
+    for width in (2, 63, 130, 200):
+        if name in ('GLSCL', 'DiCoSA') and width % 8:
+            with pytest.raises(ValueError, match=f'{name}: width {width} does not split into'):
+                build(name, width)
+            continue
+        head = build(name, width, torch.float32, temporal_layers=1)
+        S = head.similarity(*encoded(head, *items(2, 3, D=width, dtype=torch.float32)))
+        assert S.shape == (2, 3) and S.isfinite().all()
+    head = build(name, temporal_layers=1)
+    for T, V, F, L in ((0, 2, 3, 4), (2, 0, 3, 4), (0, 0, 3, 4), (1, 1, 1, 1)):
+        e, w, x = torch.randn(T, D).double(), torch.randn(T, L, D).double(), torch.randn(V, F, D).double()
+        for form in (head.similarity, head.direct):
+            assert form(*encoded(head, e, w, None, x, None)).shape == (T, V)
+    texts, videos = encoded(head, *items(1, 1))
+    for some in ((texts[:0], videos[:0]), (texts, videos[:0])):
+        with pytest.raises(ValueError, match='trains on pairs of a text and its video'):
+            head.loss(*some, torch.tensor(5.0))
+    assert head.loss(texts, videos, torch.tensor(5.0)).isfinite()
+    for setting in (dict(width=0), dict(width=63.5), dict(max_frames=0), dict(max_words=-1), dict(temporal_layers=-1)):
+        with pytest.raises(ValueError, match=f'{next(iter(setting))} must be a whole number from [01] on'):
+            HEADS[name](**{'width': 64, **setting})
+    with pytest.raises(ValueError, match='tile must be a whole number from 1 on, not 0'):
+        head.similarity(texts, videos, 0)
+    for what, encode in (('frames', lambda: head.encode_videos(torch.randn(2, 0, D))),
+                         ('words', lambda: head.encode_texts(torch.randn(2, D), torch.randn(2, 0, D)))):
+        with pytest.raises(ValueError, match=f'{what} are .*needs one at least'):
+            encode()
+
+
+def test_what_one_head_alone_cannot_take_is_refused_in_words():
+    laff = build('LAFF').train()
+    with pytest.raises(ValueError, match='LAFF normalises over the batch.*batch_size'):
+        laff.encode_texts(torch.randn(1, D).double())
+    with pytest.raises(ValueError, match='tightTransf is a transformer and needs a layer.*temporal_layers'):
+        HEADS['CLIP4Clip tightTransf'](D, temporal_layers=0)
+    x = torch.randn(2, F, D).double()
+    with pytest.raises(ValueError, match='selects 3 patches of each frame, and there are 2'):
+        build('TS2-Net').encode_videos(x, patches=x[:, :, None].expand(-1, -1, 2, -1))
+    with pytest.raises(ValueError, match=r'patches are \[2, 3, 9, 16\], expected'):
+        build('TS2-Net').encode_videos(x, patches=torch.randn(2, 3, 9, D))
+    with pytest.raises(ValueError, match=r'words are \[3, 5, 16\], expected \[T, L, D\] with T = 2'):
+        build('X-CLIP').encode_texts(torch.randn(2, D), torch.randn(3, L, D))
+    with pytest.raises(ValueError, match=r'sentences are \[16\], expected \[T, D\]'):
+        build('X-CLIP').encode_texts(torch.randn(D), torch.randn(1, L, D))
 
 
 # ---- what it costs

@@ -122,6 +122,14 @@ def test_pixels_of_the_wrong_size_are_named(name, clip):
             TOWERS[name](clip, F)(clip, torch.zeros(shape), torch.ones(1, F))
 
 
+@EACH
+def test_a_mask_of_other_videos_or_no_frame_is_named(name, clip):
+    for frames, mask in ((F, torch.ones(1, F + 1)), (F, torch.ones(2, F)), (0, torch.ones(1, 0))):
+        with pytest.raises(ValueError, match='pixels are .* their mask .* one frame at least'):
+            TOWERS[name](clip, F)(clip, torch.zeros(1, frames, 3, 32, 32), mask)
+    assert not len(TOWERS[name](clip, F)(clip, torch.zeros(0, F, 3, 32, 32), torch.ones(0, F))['frames'])
+
+
 # ---- CenterCLIP
 
 def medoids_by_loops(x, K):
@@ -266,11 +274,13 @@ def test_twelve_frames_are_two_chunks(clip):
 
 # ---- TS2-Net
 
-PREVIOUS, FOLLOWING = {7: [1, 8, 15, 22, 29, 36, 43], 4: [1, 5, 9, 13]}, {7: [4, 11, 18, 25, 32, 39, 46], 4: [3, 7, 11, 15]}
+# By the width of the grid: ViT-B/32, ViT-B/16, the small CLIP; every (tokens // 7)-th token from 1 and from 4 on.
+PREVIOUS = {7: [1, 8, 15, 22, 29, 36, 43], 14: [1, 29, 57, 85, 113, 141, 169], 4: [1, 3, 5, 7, 9, 11, 13, 15]}
+FOLLOWING = {7: [4, 11, 18, 25, 32, 39, 46], 14: [4, 32, 60, 88, 116, 144, 172], 4: [4, 6, 8, 10, 12, 14, 16]}
 
 
 @BOTH
-@pytest.mark.parametrize('grid', [7, 4])
+@pytest.mark.parametrize('grid', [7, 14, 4])
 def test_the_shift_takes_the_listed_positions(grid, mask_padding):
     h, lengths = torch.randn(3, F, 1 + grid ** 2, 2), (4, 2, 1)
     seen = torch.arange(F) < torch.tensor(lengths)[:, None] if mask_padding else torch.ones(3, F, dtype=torch.bool)
@@ -280,7 +290,7 @@ def test_the_shift_takes_the_listed_positions(grid, mask_padding):
         for f in range(last + 1):
             for positions, source in ((PREVIOUS[grid], max(f - 1, 0)), (FOLLOWING[grid], min(f + 1, last))):
                 expected[v, f, positions] = h[v, source, positions]
-    shifted = TokenShift.shift(h, seen, grid)
+    shifted = TokenShift.shift(h, seen)
     assert torch.equal(shifted[seen], expected[seen])
 
 
@@ -293,13 +303,20 @@ def test_token_shift_touches_the_attention_of_the_last_two_blocks_alone(clip, ma
     for number, block in enumerate(visual.transformer.resblocks):
         h = [block.ln_1(tokens) for tokens in x]
         if number >= 2:
-            h = list(TokenShift.shift(torch.stack(h)[None], seen, 4)[0])
+            h = list(TokenShift.shift(torch.stack(h)[None], seen)[0])
         x = [tokens + attention(block.attn, a, a) for tokens, a in zip(x, h)]
         x = [tokens + block.mlp(block.ln_2(tokens)) for tokens in x]
     out = TokenShift(clip, F, mask_padding)(clip, pixels, mask)
     end = visual.ln_post(torch.stack(x)) @ visual.proj
     same(out['frames'][0], end[:, 0])
     same(out['patches'][0], end[:, 1:])
+
+
+def test_too_few_tokens_to_shift_are_refused():
+    few = Clip(open_clip.CLIP(embed_dim=64, vision_cfg=dict(image_size=32, patch_size=16, width=64, layers=2),
+                              text_cfg=dict(context_length=8, vocab_size=9, width=64, heads=1, layers=1)))
+    with pytest.raises(ValueError, match='every .tokens // 7.-th token of a frame, and this CLIP has 5'):
+        TokenShift(few, F)
 
 
 # ---- all four
