@@ -164,17 +164,6 @@ def _spoilt(optimizer):
                 yield f'{name} of a weight {list(weight.shape)}'
 
 
-def check_run_dir(run_dir, config, seed):
-    """Refuse, before anything long begins, a folder that cannot be written to (OSError), or that
-    holds a run with other settings (ValueError)."""
-    run_dir = Path(run_dir)
-    with writing(run_dir / 'run_dir') as half_written:
-        half_written.touch()
-    (run_dir / 'run_dir').unlink(missing_ok=True)  # another process may have been as far
-    if (run_dir / 'last.pt').exists():
-        read_run_state(run_dir / 'last.pt', config, seed=seed)
-
-
 def one_writer(run_dir):
     """`locks.one_writer`, of which a run without a folder needs none."""
     if not run_dir:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from .. import heads
-from ..checkpoints import check_run_dir, checkpoint_file, save_result, writing
+from ..checkpoints import checkpoint_file, read_run_state, save_result, writing
 from ..config import load_config
 from ..datasets.splits import bank_captions, load_shapes, load_split
 from ..evaluation import encode, evaluate, measure
@@ -63,6 +63,17 @@ def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device
 def say(line):
     """print one line, in the first process only; what comes from files in it steers no terminal."""
     distributed.say(shown(line))
+
+
+def check_run_dir(run_dir, config, seed):
+    """Refuse, before anything long begins, a folder that cannot be written to (OSError), or that
+    holds a run with other settings (ValueError)."""
+    run_dir = Path(run_dir)
+    with writing(run_dir / 'run_dir') as half_written:
+        half_written.touch()
+    (run_dir / 'run_dir').unlink(missing_ok=True)  # another process may have been as far
+    if (run_dir / 'last.pt').exists():
+        read_run_state(run_dir / 'last.pt', config, seed=seed)
 
 
 def by_kind(model, config, data_dir):
