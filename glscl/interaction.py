@@ -51,11 +51,15 @@ def global_similarity(sentence, frames, mask, temperature=3.0, gram_matrix=None,
     infinite. A video without a valid frame scores 0 with every text; frames that cancel to less
     than sqrt(eps) of the shortest one count as no direction: towards 0. Features of two widths
     raise ValueError."""
-    if sentence.shape[-1] != frames.shape[-1]:
-        raise ValueError(f'sentence features have width {sentence.shape[-1]}, frame features '
-                         f'{frames.shape[-1]}: both must come from one model')
+    shapes = [list(x.shape) for x in (sentence, frames, mask)]
+    if (list(map(len, shapes)) != [2, 3, 2] or shapes[1][:2] != shapes[2]
+            or shapes[0][1] != shapes[1][2] or not shapes[1][1]):
+        raise ValueError(f'sentence [T, D], frames [V, F, D] and mask [V, F] of one model are '
+                         f'wanted, not {shapes}')
+    if not 0 < temperature < float('inf') or (chunk or 1) < 1:
+        raise ValueError(f'temperature and chunk are positive, not {temperature} and {chunk}')
     dtype = torch.promote_types(torch.promote_types(sentence.dtype, frames.dtype), torch.float32)
-    chunk = chunk or max(1, CHUNK // (frames.shape[1] * max(sentence.shape)))
+    chunk = chunk or max(1, CHUNK // max(1, frames.shape[1] * max(sentence.shape)))
     mask = mask.bool()
     G = (gram(frames) if gram_matrix is None else gram_matrix).to(dtype)
     # The logits are <e / tau, y>, and dividing e leaves the rest as it is: with e' = e / tau both
@@ -142,6 +146,9 @@ class LocalInteraction(nn.Module):
     def __init__(self, width, num_queries=8, layers=3, share_queries=True, share_decoder=True,
                  mask_padding=True, heads=8):
         super().__init__()
+        if min(width, num_queries, layers, heads) < 1 or width % heads:
+            raise ValueError(f'a local module of width {width}, {num_queries} queries, {layers} '
+                             f'layers and {heads} heads: all are 1 or more, and heads divide width')
         self.mask_padding = mask_padding
         self.video_queries = nn.Parameter(torch.rand(num_queries, width))
         self.text_queries = self.video_queries

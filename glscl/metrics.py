@@ -12,7 +12,8 @@ def ranks(S, target, ties='mean'):
     allow; "released": as the released code, where every item with the wanted one's score is a
     query of its own, so that a query with k equal scores gives k ranks and the answer is longer
     than N. NaN raises ValueError (there, such rows vanish)."""
-    S, target = torch.as_tensor(S), torch.as_tensor(target).long()
+    S = torch.as_tensor(S)
+    target = owners(S, target).to(S.device)
     if ties not in ('mean', 'released'):
         raise ValueError(f'ties is "mean" or "released", not {ties!r}')
     refuse_nan(S)
@@ -50,6 +51,8 @@ def bootstrap(values, resamples=1000, seed=0):
     Of a query each: the spread says how the mean would differ had other queries been asked of the
     same model. (Over seeds as well: `experiments.significance`.)"""
     values = np.asarray(values)
+    if resamples < 1 or not len(values):
+        raise ValueError(f'{resamples} resamples of {len(values)} values are none: take 1 or more')
     draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     return values[draws].mean(1)
 
@@ -89,7 +92,7 @@ def whole(rank):
 
 def owners(S, text_to_video=None):
     """text_to_video as int64 [T], checked against S [T, V]; without it, text i has video i."""
-    if S.ndim != 2 or not S.numel():
+    if S.ndim != 2 or not S.numel() or S.is_complex():
         raise ValueError(f'a similarity matrix has a row a text and a column a video; this one has '
                          f'shape {list(S.shape)}')
     T, V = S.shape

@@ -24,6 +24,8 @@ def qb_norm(S, bank, k=1, beta=70.0, theta=3):
     video to text in the released code, which has the step switched off. Returns a float64 copy:
     float32 would overflow in the sum, and take low scores down to equal zeros. ValueError for
     shapes that do not fit, NaN, and scores too large for beta."""
+    if not (k >= 1 and theta >= 1 and 0 < beta < float('inf')):
+        raise ValueError(f'k, theta and beta are 1 or more, and positive; not {k}, {theta}, {beta}')
     S, bank = (torch.as_tensor(x).detach().cpu().double() for x in (S, bank))
     if S.ndim != 2 or bank.ndim != 2 or S.shape[1] != bank.shape[1] or not bank.numel():
         raise ValueError(f'the bank holds scores of training queries with the same items: S is '
@@ -45,4 +47,7 @@ def dual_softmax(S, kappa=100.0):
     S [N, M] cosines, rows are queries, so S.T for video to text. Returns a float64 copy."""
     S = torch.as_tensor(S).detach().cpu().double()
     refuse_nan(S)
+    if S.ndim != 2 or not 0 < kappa < float('inf') or S.isinf().any():
+        raise ValueError(f'dual softmax takes a matrix of finite scores and a positive kappa, not '
+                         f'{list(S.shape)} and {kappa}')
     return S * (kappa * S).softmax(0)

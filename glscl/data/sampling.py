@@ -1,5 +1,6 @@
 """Which frames of a video, and which pixels of a frame."""
 import math
+import numbers
 
 import numpy as np
 import torch
@@ -33,10 +34,11 @@ def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end
     seconds: [n_frames + 1], when each frame is shown and the last one ends, of a file whose rate
     varies. Of a part of it the frames are then those on screen at `start` and every 1 / framerate
     after, up to `end`; the released code would take those of another part. Raises ValueError."""
-    if n_frames < 1:
-        raise ValueError(f'a video needs at least one frame, this one has {n_frames}')
-    if not 0 < fps < math.inf:
-        raise ValueError(f'frames per second must be positive, not {fps}')
+    for name, value, least, most in (
+            ('n_frames', n_frames, 1, 10 ** 9), ('fps', fps, 1e-9, 10 ** 9),
+            ('max_frames', max_frames, 1, 10 ** 6), ('framerate', framerate, 1e-9, 10 ** 9)):
+        if not isinstance(value, numbers.Real) or not least <= value <= most:
+            raise ValueError(f'{name} must be a number from {least:g} to {most:g}, not {value!r}')
     start, end = span(start, end)
     if sampling not in ('stride', 'seconds'):
         raise ValueError(f'sampling is "stride" or "seconds", not {sampling!r}')
@@ -66,9 +68,16 @@ def span(start, end):
     """A part of a video as the released code reads it: (start, end) in whole seconds.
 
     Fractions are cut off, negative ones count as 0, swapped ones are swapped back, equal ones make
-    a second. Where none is given (None, or NaN: a table's empty cell) start is 0 and end None."""
+    a second. Where none is given (None, or NaN: a table's empty cell) start is 0 and end None.
+    ValueError for what is no number of seconds."""
     def whole(x):
-        return None if x is None or x != x else max(0, int(x))
+        if x is None or x != x:
+            return None
+        try:
+            return min(max(0, int(x)), 10 ** 9)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f'a part of a video begins and ends at a number of seconds, not at '
+                             f'{x!r}') from None
     start, end = whole(start), whole(end)
     if start is None or end is None:
         return start or 0, end
@@ -81,6 +90,10 @@ def resize(frame, size):
     The short side to `size` by bicubic interpolation, then the central square. None: no change."""
     if size is None:
         return frame
+    if not isinstance(size, numbers.Integral) or not 1 <= size <= 4096:
+        raise ValueError(f'size must be a whole number of pixels from 1 to 4096, not {size!r}')
+    if frame.ndim != 3 or frame.dtype != np.uint8 or frame.shape[2] != 3 or not frame.size:
+        raise ValueError(f'a frame is uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}')
     height, width = frame.shape[:2]
     scale = min(height, width)
     new_height, new_width = int(size * height / scale), int(size * width / scale)

@@ -1,4 +1,6 @@
 """The global and the local module against plain loops."""
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -182,7 +184,7 @@ def test_local_similarity_is_the_loop(T, V, Q, D):
 
 
 def test_features_of_two_models_are_refused_by_name():
-    with pytest.raises(ValueError, match='width 8, frame features 6'):
+    with pytest.raises(ValueError, match=r'of one model are wanted, not .*8.*6'):
         global_similarity(torch.randn(2, 8), torch.randn(3, 4, 6), torch.ones(3, 4))
     with pytest.raises(ValueError, match='queries'):
         local_similarity(torch.randn(2, 3, 8), torch.randn(2, 4, 8))
@@ -334,3 +336,23 @@ def test_a_long_frame_that_nobody_attends_to_changes_nothing():
     frames[:, 2] = -1e4 * sentence[0]
     rest = global_similarity(sentence, frames[:, [0, 1, 3]], mask[:, [0, 1, 3]])
     torch.testing.assert_close(global_similarity(sentence, frames, mask), rest)
+
+
+@pytest.mark.parametrize('sentence, frames, mask', [
+    ((2, 8), (3, 4, 8), (2, 4)), ((2, 8), (3, 4, 8), (3, 2)), ((8,), (3, 4, 8), (3, 4)), ((2, 8), (4, 8), (4,)),
+    ((2, 6), (3, 4, 8), (3, 4)), ((2, 8), (3, 0, 8), (3, 0))])
+def test_shapes_that_do_not_fit_are_named(sentence, frames, mask):
+    with pytest.raises(ValueError, match=re.escape(str(list(frames)))):
+        global_similarity(torch.rand(sentence), torch.rand(frames), torch.ones(mask))
+
+
+@pytest.mark.parametrize('settings', [dict(temperature=0), dict(temperature=-1), dict(temperature=float('nan')), dict(chunk=-1)])
+def test_a_temperature_and_a_chunk_are_positive(settings):
+    with pytest.raises(ValueError, match='are positive'):
+        global_similarity(torch.rand(2, 8), torch.rand(3, 4, 8), torch.ones(3, 4), **settings)
+
+
+@pytest.mark.parametrize('sizes', [(63,), (0,), (64, 0), (64, -1), (64, 8, 0)])
+def test_a_local_module_of_sizes_that_cannot_be_is_refused(sizes):
+    with pytest.raises(ValueError, match=f'a local module of width {sizes[0]}'):
+        LocalInteraction(*sizes)

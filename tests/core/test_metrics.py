@@ -206,3 +206,14 @@ def test_dual_softmax_is_the_loop_and_leaves_its_input(kappa):
 def test_dual_softmax_frees_a_video_that_another_text_has_taken():
     S = torch.tensor([[0.9, 0.1], [0.6, 0.55]])  # both texts like the first video, the first text more
     assert ranks(S, [0, 1]).tolist() == [1, 2] and ranks(dual_softmax(S), [0, 1]).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize('call', [
+    lambda S: ranks(S, [0, 1]), lambda S: ranks(S, [0, 1, 7]), lambda S: ranks(S[0], [0]), lambda S: ranks(S + 1j, [0, 1, 2]),
+    lambda S: retrieval_metrics(S, resamples=0), lambda S: retrieval_metrics(S[:0]),
+    lambda S: qb_norm(S, S, k=0), lambda S: qb_norm(S, S, theta=0), lambda S: qb_norm(S, S, beta=float('nan')),
+    lambda S: qb_norm(S, S, beta=-1), lambda S: dual_softmax(S, 0), lambda S: dual_softmax(S, float('inf')),
+    lambda S: dual_softmax(S[0]), lambda S: dual_softmax(S / 0)])
+def test_what_has_no_meaning_is_refused(call):
+    with pytest.raises(ValueError):
+        call(torch.rand(3, 3))
