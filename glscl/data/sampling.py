@@ -36,7 +36,7 @@ def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end
     after, up to `end`; the released code would take those of another part. Raises ValueError."""
     for name, value, least, most in (
             ('n_frames', n_frames, 1, 10 ** 9), ('fps', fps, 1e-9, 10 ** 9),
-            ('max_frames', max_frames, 1, 10 ** 6), ('framerate', framerate, 1e-9, 10 ** 9)):
+            ('max_frames', max_frames, 1, 10 ** 9), ('framerate', framerate, 1e-9, 10 ** 9)):
         if not isinstance(value, numbers.Real) or not least <= value <= most:
             raise ValueError(f'{name} must be a number from {least:g} to {most:g}, not {value!r}')
     start, end = span(start, end)
