@@ -11,7 +11,7 @@ from .clip_models import build_clip, clip_sizes, small_clip_of, token_ids_of
 from .config import SETTINGS, Config, data_path
 from .model import GLSCL
 from .runtime.devices import machine
-from .runtime.files import atomic_write, one_line, read_tensors, read_torch, write_tensors
+from .runtime.files import atomic_write, one_line, read_tensors, write_tensors
 from .runtime.weights import finite, misfits
 
 # What the shapes of the weights depend on, besides whether there is a local module.
@@ -122,6 +122,7 @@ def read_run_state(path, config, **expected):
 
     config, expected (seed, total): what the run that goes on has. ValueError where the file is
     damaged, or was made with other settings, which it names."""
+    from .runtime.torch_files import read_torch  # a run that begins needs none of it
     state = read_torch(path, remedy=ANEW)
     wrong = [name for name, kind in RUN_STATE.items()
              if not isinstance(state, dict) or not isinstance(state.get(name), kind)]

@@ -9,7 +9,8 @@ import torch
 from open_clip import constants
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
-from .runtime.files import one_line, read_torch
+from .runtime.files import one_line
+from .runtime.torch_files import read_torch
 
 # Stored beside the weights: by OpenAI alone, but for the last.
 NOT_WEIGHTS = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')

@@ -146,9 +146,9 @@ class LocalInteraction(nn.Module):
     def __init__(self, width, num_queries=8, layers=3, share_queries=True, share_decoder=True,
                  mask_padding=True, heads=8):
         super().__init__()
-        if min(width, num_queries, layers, heads) < 1 or width % heads:
-            raise ValueError(f'a local module of width {width}, {num_queries} queries, {layers} '
-                             f'layers and {heads} heads: all are 1 or more, and heads divide width')
+        if min(width, num_queries, layers) < 1:
+            raise ValueError(f'a local module of width {width}, {num_queries} queries and {layers} '
+                             f'layers: all must be 1 or more')
         self.mask_padding = mask_padding
         self.video_queries = nn.Parameter(torch.rand(num_queries, width))
         self.text_queries = self.video_queries

@@ -9,6 +9,7 @@ import torch
 from ..runtime import distributed
 from ..runtime.devices import autocast, precision
 from ..runtime.files import atomic_write
+from ..runtime.progress import told
 from . import frames as store
 from .frames import FrameStore, load_array, save_array
 from .sampling import VideoError, pixels
@@ -38,7 +39,9 @@ def clip_features(model, pairs, batch=50):
     mine = distributed.part_here(range(len(files)))
     todo = [v for v in mine if load_array(files[v], 'r') is None]
     blocks = [todo[i:i + batch] for i in range(0, len(todo), batch)]
-    for videos, (frames, mask) in zip(blocks, pairs.frames.blocks(blocks)):
+    read = told(pairs.frames.blocks(blocks), "CLIP's features", f'blocks of {batch} videos',
+                len(blocks))
+    for videos, (frames, mask) in zip(blocks, read):
         frames, mask = pixels(frames, mask, device)
         if not mask.any():
             continue

@@ -16,6 +16,7 @@ import torch
 
 from ..config import cache_dir
 from ..runtime.files import atomic_write
+from ..runtime.progress import told
 from .sampling import VideoError, span
 from .video import frame_indices, read_frames
 from .workers import KILLED, Workers
@@ -116,7 +117,7 @@ class FrameStore:
         return np.asarray(self[:], dtype)
 
 
-def load_frames(paths, max_frames=12, size=32, framerate=1, cache=None, workers=None, log=None,
+def load_frames(paths, max_frames=12, size=32, framerate=1, cache=None, workers=None,
                 spans=None, sampling='stride', keep=True, reader='auto'):
     """Decode and resize the sampled frames of many videos once, and keep them on disk.
 
@@ -138,7 +139,7 @@ def load_frames(paths, max_frames=12, size=32, framerate=1, cache=None, workers=
     makers = [partial(_frames, path, size, *h) for path, h in zip(paths, how)]
     first = makers if keep else [partial(frame_indices, path, *h) for path, h in zip(paths, how)]
     try:
-        counts, unreadable = _prepare(files, first, workers, log)
+        counts, unreadable = _prepare(files, first, workers)
     except OSError as error:
         megabytes = len(paths) * max_frames * size * size * 3 / 1e6
         raise OSError(f'cannot keep decoded frames in {cache}: {error}. Up to {megabytes:.0f} MB '
@@ -160,7 +161,7 @@ def _refuse(why):
     raise VideoError(why)
 
 
-def _prepare(files, makers, workers, log):
+def _prepare(files, makers, workers):
     """Make what is not there, in worker processes where it is much: (number of frames of each
     video, {row: why it cannot be read})."""
     counts, unreadable, todo = [0] * len(files), {}, []
@@ -179,13 +180,11 @@ def _prepare(files, makers, workers, log):
             results = (job.result for _, job in pool.map(_ready, items, 16 * workers))
         else:
             results = (partial(_ready, item) for item in items)
-        for n, (v, result) in enumerate(zip(todo, results), 1):
+        for v, result in zip(todo, told(results, 'decoding', 'videos', len(todo))):
             try:
                 counts[v] = result()
             except (VideoError, BrokenExecutor) as error:
                 unreadable[v] = _why(error, makers[v])
-            if log and n % 1000 == 0:
-                log(f'decoded {n} of {len(todo)} videos')
     return counts, unreadable
 
 

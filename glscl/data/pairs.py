@@ -124,7 +124,7 @@ def load_pairs(table, config, size=32, cache=None, workers=None, log=None):
     videos = table.drop_duplicates('video_id')
     spans = list(zip(videos['start'], videos['end']))
     frames, mask, unreadable = load_frames(
-        videos['path'].tolist(), config.max_frames, size, config.framerate, cache, workers, log,
+        videos['path'].tolist(), config.max_frames, size, config.framerate, cache, workers,
         spans, config.sampling, config.cache_frames, config.reader)
     video_ids = videos['video_id'].tolist()
     skipped = {video_ids[v]: why for v, why in unreadable.items()}

@@ -18,8 +18,9 @@ from glscl.experiments.rescore import load_similarity, save_similarity
 from glscl.experiments.tables import read_results
 from glscl.interaction import LocalInteraction
 from glscl.runtime.devices import seed_everything
-from glscl.runtime.files import read_tensors, read_torch, write_tensors
+from glscl.runtime.files import read_tensors, write_tensors
 from glscl.runtime.records import read_json
+from glscl.runtime.torch_files import read_torch
 from glscl.search import shards
 
 ENOUGH = 15  # seconds of chance
