@@ -1,0 +1,35 @@
+"""How alike concepts are, and how much they have to say in the score."""
+import torch
+
+from ..interaction import global_similarity, local_similarity
+
+
+@torch.no_grad()
+def alike(concepts):
+    """Mean cosines of concepts [N, Q, D] of length 1: dict(within, between).
+
+    within: two concepts of one item (nan for Q = 1); between: the q-th concepts of two items.
+    1 is one and the same."""
+    c = concepts.double()
+    N, Q, _ = c.shape
+    within = (c.sum(1).square().sum(-1) - Q) / max(1, Q * (Q - 1))          # [N]
+    between = (c.sum(0).square().sum(-1) - N) / max(1, N * (N - 1))         # [Q]
+    return dict(within=float(within.mean()) if Q > 1 else float('nan'),
+                between=float(between.mean()))
+
+
+@torch.no_grad()
+def parts(model, texts, videos):
+    """(S_g, S_l) [T, V] of what a GLSCL with a local module encoded, each without its weight."""
+    S_g = global_similarity(texts.sentence, videos.frames, videos.mask, model.config.temperature,
+                            videos.gram)
+    return S_g, local_similarity(texts.concepts, videos.concepts)
+
+
+@torch.no_grad()
+def measures(model, texts, videos):
+    """What became of a model's concepts: dict(videos, texts: as `alike`; std_global, std_local: by
+    how much S_g and S_l differ from pair to pair)."""
+    S_g, S_l = parts(model, texts, videos)
+    return dict(videos=alike(videos.concepts), texts=alike(texts.concepts),
+                std_global=float(S_g.std()), std_local=float(S_l.std()))
