@@ -1,6 +1,7 @@
 """How alike concepts are, and how much they have to say in the score."""
 import torch
 
+from ..evaluation import encode
 from ..interaction import global_similarity, local_similarity
 
 
@@ -33,3 +34,21 @@ def measures(model, texts, videos):
     S_g, S_l = parts(model, texts, videos)
     return dict(videos=alike(videos.concepts), texts=alike(texts.concepts),
                 std_global=float(S_g.std()), std_local=float(S_l.std()))
+
+
+def watch(trainer, every, until):
+    """Train from where a Trainer is to step `until`, with a look at the concepts of its validation
+    split now and then: a list of dict(step, and the `measures`), the first before any step."""
+    looks = []
+
+    def look():
+        trainer.model.eval()
+        found = measures(trainer.model, *encode(trainer.model, trainer.val))
+        trainer.model.train()
+        looks.append(dict(step=trainer.step, **found))
+    look()
+    for batch in trainer.batches(until):
+        trainer.history.append(trainer.train_step(batch))
+        if trainer.step % every == 0:
+            look()
+    return looks

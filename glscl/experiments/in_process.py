@@ -12,14 +12,15 @@ from ..config import load_config
 from ..datasets.bound import load_bound
 from ..datasets.splits import load_shapes
 from ..evaluation import encode
-from ..metrics import both_ranks, ranks, retrieval_metrics, whole
+from ..metrics import both_ranks, ranks, retrieval_metrics, summary, whole
 from ..model import GLSCL
 from ..runtime.devices import machine, pick_device, seed_everything
 from ..runtime.files import atomic_write
 from ..training import Trainer
-from .concepts import measures, parts
+from . import attributes
+from .concepts import measures, parts, watch
 
-OWN = ('captions', 'steps', 'alone_first', 'videos')  # parameters that are no settings
+OWN = ('captions', 'steps', 'stop', 'watch', 'alone_first', 'videos', 'world')  # parameters that are no settings
 
 
 def check(runs):
@@ -41,35 +42,46 @@ def attempt(one, folder):
     says.
 
     Its parameters are settings, and: captions, a list of test sets ("one", "scene", "order",
-    "bound"); steps; alone_first, so many steps in which the local module scores alone (a local
-    module that has learned before the sum); videos, {split: how many}, for a small world."""
+    "bound"); steps; stop, the step to end at; watch, so many steps from one look at the concepts of
+    the validation split to the next (`concepts.watch`); alone_first, so many steps in which the local module scores alone (a local
+    module that has learned before the sum); videos, {split: how many}; or world, "attributes", for
+    the world of `attributes` in place of `shapes`."""
     start, parameters = time.time(), one['parameters']
-    config, videos = _config(parameters), tuple((parameters.get('videos') or {}).items())
     torch.set_num_threads(1)
-    seed_everything(one['seed'])
+    if parameters.get('world'):
+        result = attributes.attempt(parameters, one['seed'])
+    else:
+        result = _of_shapes(parameters, one['seed'])
+    result = {**result, **machine(), **one, 'seconds': round(time.time() - start, 1)}
+    with atomic_write(folder / 'run.json') as half:
+        half.write_text(json.dumps(result), encoding='utf-8')
+    return result
+
+
+def _of_shapes(parameters, seed):
+    """A GLSCL trained and evaluated on `shapes`."""
+    config, videos = _config(parameters), tuple((parameters.get('videos') or {}).items())
+    seed_everything(seed)
     model = GLSCL(config).to(pick_device('cpu'))
     train, val = _pairs(config, 'train', videos), _pairs(config, 'val', videos)
     steps = parameters.get('steps')
-    trainer = Trainer(model, train, val, seed=one['seed'], steps=steps, eval_every=10 ** 9)
+    trainer = Trainer(model, train, val, seed=seed, steps=steps, eval_every=10 ** 9)
     if alone := parameters.get('alone_first'):
         model.config = config.replace(global_weight=0, local_weight=1)
         trainer.run(until=alone, log=None)
         model.config = config
-    model = trainer.run(log=None)
+    curve = watch(trainer, parameters['watch'], parameters['stop']) if 'watch' in parameters else []
+    model = trainer.run(until=parameters.get('stop'), log=None)
     result = dict(data='shapes', split='test', steps=trainer.total, batch=trainer.batch_size,
-                  train_seconds=round(trainer.seconds, 1), captions='one', more_captions={},
-                  validation=trainer.history[-1]['val R@1'],
+                  train_seconds=round(trainer.seconds, 1), more_captions={}, curve=curve,
+                  validation=trainer.history[-1].get('val R@1'),
                   parameters_of_local=sum(p.numel() for p in model.local.parameters())
                   if model.local else 0)
-    for captions in parameters.get('captions', ['one']):
-        found = _evaluated(model, _pairs(config, captions, videos), captions)
-        if captions == 'one':
-            result.update(found)
-        else:
-            result['more_captions'][captions] = found
-    result = {**result, **machine(), **one, 'seconds': round(time.time() - start, 1)}
-    with atomic_write(folder / 'run.json') as half:
-        half.write_text(json.dumps(result), encoding='utf-8')
+    first, *more = parameters.get('captions', ['one'])
+    result.update(_evaluated(model, _pairs(config, first, videos)), captions=first)
+    for captions in more:
+        result['more_captions'][captions] = _evaluated(model, _pairs(config, captions, videos))
+    result['text_to_video'] = _pairs(config, first, videos).text_to_video.tolist()
     return result
 
 
@@ -90,7 +102,7 @@ def _pairs(config, split, videos):
 
 
 @torch.no_grad()
-def _evaluated(model, pairs, captions):
+def _evaluated(model, pairs):
     """Ranks and metrics on one set of captions, and what the local module has to do with them."""
     texts, videos = encode(model, pairs)
     S, owner = model.similarity(texts, videos), pairs.text_to_video
@@ -100,16 +112,16 @@ def _evaluated(model, pairs, captions):
     scores = {'both': S}
     if model.local:
         scores['global'], scores['local'] = parts(model, texts, videos)
-        found.update(concepts=measures(model, texts, videos),
+        found.update(concepts=measures(model, texts, videos), local_ms=_milliseconds(model, videos),
                      local_ranks=whole(ranks(scores['local'], owner)))
-    if captions == 'bound':  # film i and film i ^ 1 are twins
+    if 'kind' in pairs.table:
+        kind = pairs.table['kind'].to_numpy()
+        found['by_kind'] = {name: summary(both['t2v'][kind == name]) for name in np.unique(kind)}
+    else:  # `bound`: film i and film i ^ 1 are twins
         rows = torch.arange(len(S))
         found['before_twin'] = {
             name: (score[rows, rows] > score[rows, rows ^ 1]).int().tolist()
             for name, score in scores.items()}
-        found['metrics']['t2v']['before twin'] = 100 * float(np.mean(found['before_twin']['both']))
-    elif model.local and captions == 'one':
-        found['local_ms'] = _milliseconds(model, videos)
     return found
 
 
