@@ -85,7 +85,8 @@ def attempt(parameters, seed):
     trained = train(parameters['num_queries'], seed, parameters['steps'])
     found = evaluate(trained['local'], trained['world'])
     return dict(data='attributes', split='test', captions='one',
-                train_seconds=round(trained['seconds'], 1), within=found['within'],
+                train_seconds=round(trained['seconds'], 1),
+                within=found['within'] if parameters['num_queries'] > 1 else None,
                 ranks={way: rank.tolist() for way, rank in found['ranks'].items()},
                 metrics=dict(t2v={'R@1': found['recall']}, v2t={'queries': TEST}),
                 attention=[[round(float(a), 4) for a in row] for row in found['attention']])
