@@ -1,5 +1,5 @@
-"""Films in pairs that differ in nothing but what belongs to what: a red star and then a blue ring, or
-a blue star and then a red ring. Who sees only which things there are cannot tell them apart."""
+"""Films in pairs that differ in nothing but what belongs to what: a red star and then a blue ring,
+or a blue star and then a red ring. Who sees only what there is cannot tell them apart."""
 import copy
 import json
 import random
@@ -24,8 +24,8 @@ def load_bound(config, data_dir=None, films=400, seed=0, log=None):
     folder = _build(root / f'bound-{seed}-{films}', films, seed)
     rows = [json.loads(line) for line in
             (folder / 'test.jsonl').read_text(encoding='utf-8').splitlines()]
-    table = pd.DataFrame([dict(video_id=row['video_id'], path=str(folder / f'{row["video_id"]}.mp4'),
-                               caption=row['caption'], start=None, end=None) for row in rows])
+    table = pd.DataFrame([dict(video_id=row['video_id'], caption=row['caption'],
+                               path=str(folder / f'{row["video_id"]}.mp4')) for row in rows])
     return load_pairs(table, config, cache=root / 'frames', log=log)
 
 

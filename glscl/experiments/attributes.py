@@ -1,7 +1,7 @@
 """A world in which queries are good for something, small enough to train while one watches.
 
-An item has one value of each of a few attributes (say colour, shape, place, time), and shows them as
-tokens in random order: one noisy vector a value, as words on one side and as frames on the other.
+An item has one value of each of a few attributes (say colour, shape, place, time), and shows them
+as tokens in random order: one noisy vector a value, as words on one side, as frames on the other.
 One query has to fold all attributes into one vector; several can share them out."""
 import math
 import time
@@ -68,8 +68,8 @@ def _concepts(local, world, items):
 
 @torch.no_grad()
 def evaluate(local, world):
-    """What was learned, on TEST new items: dict(ranks, recall (R@1 in percent), within (mean cosine
-    of two concepts of an item), attention [Q, A]: how much each query attends to each attribute)."""
+    """What was learned, on TEST new items: dict(ranks, recall (R@1 in percent), within (mean
+    cosine of two concepts of an item), attention [Q, A]: of each query to each attribute)."""
     from ..plots import query_weights
     c_t, c_v, (words, attribute) = _concepts(local, world, world.items(TEST))
     ranks = both_ranks(local_similarity(c_t, c_v))

@@ -1,8 +1,11 @@
 """How alike concepts are, and how much they have to say in the score."""
+import numpy as np
+import pandas as pd
 import torch
 
 from ..evaluation import encode
 from ..interaction import global_similarity, local_similarity
+from .tables import variants
 
 
 @torch.no_grad()
@@ -52,3 +55,31 @@ def watch(trainer, every, until):
         if trainer.step % every == 0:
             look()
     return looks
+
+
+def table(runs):
+    """What became of the local module in the stored runs of a sweep (`in_process`), a row a
+    variant, means over seeds: R@1 of the sum and of each part alone, cosines of concepts, how much
+    S_l varies beside S_g, and how many captions score their film above its twin. A DataFrame; nan
+    where there is no local module."""
+    rows = {}
+    for name, of_name in variants(runs).items():
+        seeds = [_row(run) for run in of_name]
+        mean = {key: float(np.mean([seed[key] for seed in seeds])) for key in seeds[0]}
+        rows[name] = {'seeds': len(seeds), **mean}
+    return pd.DataFrame.from_dict(rows, 'index')
+
+
+def _row(run):
+    nan = float('nan')
+    found = run.get('concepts', dict(videos=dict(within=nan, between=nan), std_local=nan,
+                                     std_global=nan))
+    twins = run['more_captions']['bound']['before_twin']
+    return {'R@1': 100 * np.mean(np.array(run['ranks']['t2v']) <= 1),
+            'R@1 of S_l': 100 * np.mean(np.array(run['local_ranks']) <= 1)
+            if 'local_ranks' in run else nan,
+            'within': found['videos']['within'], 'between': found['videos']['between'],
+            'S_l / S_g': found['std_local'] / found['std_global'],
+            'before twin': 100 * np.mean(twins['both']),
+            'before twin, S_l': 100 * np.mean(twins['local']) if 'local' in twins else nan,
+            'ms a film': run.get('local_ms', nan), 'parameters': run['parameters_of_local']}

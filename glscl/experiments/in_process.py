@@ -20,7 +20,8 @@ from ..training import Trainer
 from . import attributes
 from .concepts import measures, parts, watch
 
-OWN = ('captions', 'steps', 'stop', 'watch', 'alone_first', 'videos', 'world')  # parameters that are no settings
+# parameters that are no settings
+OWN = ('captions', 'steps', 'stop', 'watch', 'alone_first', 'videos', 'world')
 
 
 def check(runs):
@@ -41,11 +42,11 @@ def attempt(one, folder):
     """Train and evaluate one run of `sweep.expand`, and write folder/run.json; returns what that
     says.
 
-    Its parameters are settings, and: captions, a list of test sets ("one", "scene", "order",
-    "bound"); steps; stop, the step to end at; watch, so many steps from one look at the concepts of
-    the validation split to the next (`concepts.watch`); alone_first, so many steps in which the local module scores alone (a local
-    module that has learned before the sum); videos, {split: how many}; or world, "attributes", for
-    the world of `attributes` in place of `shapes`."""
+    Its parameters are settings, and: captions, a list of test sets ("one", "scene", "order", "all",
+    "bound"); steps; stop, the step to end at; watch, so many steps from one look at the concepts
+    of the validation split to the next (`concepts.watch`); alone_first, so many steps in which the
+    local module scores alone; videos, {split: how many}; or world, "attributes", for the world of
+    `attributes` in place of `shapes`."""
     start, parameters = time.time(), one['parameters']
     torch.set_num_threads(1)
     if parameters.get('world'):

@@ -68,8 +68,8 @@ def expand(spec, best=None):
     with the others at the value of the best validation R@1, once that is known: best {variant:
     {parameter: value}}. Each run then tells its `variant` and the values `tuned`.
 
-    `notebooks`, `keep_models` and `in_process` are for `run`, `baseline` (a variant) for `report`. Unknown keys
-    and names that collide raise ValueError."""
+    `notebooks`, `keep_models` and `in_process` are for `run`, `baseline` (a variant) for `report`.
+    Unknown keys and names that collide raise ValueError."""
     refuse_unknown(spec, KEYS, 'the sweep file')
     for key in ('base', 'variants', 'one_at_a_time', 'tune'):
         if not isinstance(spec.get(key) or {}, dict):

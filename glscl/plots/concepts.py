@@ -40,7 +40,9 @@ def concept_life(curves):
             each = np.array([[value(m) for m in seed] for seed in seeds])
             ax.plot(step, each.T, color=colour, lw=0.7, alpha=0.5)
             ax.plot(step, each.mean(0), color=colour, lw=2)
-        ax.set(title=title, xlabel='step', ylim=(0, 1.02 if title != 'weight in the score' else None))
+        ax.set(title=title, xlabel='step', ylim=(0, None))
+    for ax in axes[:2]:
+        ax.set_ylim(0, 1.02)
     axes[0].set_ylabel('mean cosine')
     axes[2].set_ylabel(r'std $S^l$ / std $S^g$')
     legend_below(figure, [mark(colour, name, '', line='-')
