@@ -15,7 +15,7 @@ import yaml
 pytest.importorskip('papermill')
 
 from glscl.config import data_path  # noqa: E402
-from glscl.experiments import sweep  # noqa: E402
+from glscl.experiments import in_process, sweep  # noqa: E402
 
 quiet = dict(say=lambda text: None)
 
