@@ -82,4 +82,4 @@ def _row(run):
             'S_l / S_g': found['std_local'] / found['std_global'],
             'before twin': 100 * np.mean(twins['both']),
             'before twin, S_l': 100 * np.mean(twins['local']) if 'local' in twins else nan,
-            'ms a film': run.get('local_ms', nan), 'parameters': run['parameters_of_local']}
+            'parameters': run['parameters_of_local']}

@@ -20,6 +20,7 @@ def attended(learned, attributes):
                  annot_kws=dict(fontsize=7.5), xticklabels=attributes)
         for q, best in enumerate(weights.argmax(1)):
             ax.add_patch(plt.Rectangle((best, q), 1, 1, fill=False, ec=ORANGE, lw=1.6))
+        ax.grid(False)
         ax.set_ylim(max(rows), 0)  # cells of one height in all panels
         ax.tick_params(axis='both', labelsize=8, rotation=0)
         ax.set_title(f'Q = {Q}: R@1 {found["recall"]:.0f} %', fontsize=9)
