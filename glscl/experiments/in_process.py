@@ -47,13 +47,16 @@ def attempt(one, folder):
     of the validation split to the next (`concepts.watch`); alone_first, so many steps in which the
     local module scores alone; videos, {split: how many}; or world, "attributes", for the world of
     `attributes` in place of `shapes`."""
-    start, parameters = time.time(), one['parameters']
-    torch.set_num_threads(1)
-    if parameters.get('world'):
-        result = attributes.attempt(parameters, one['seed'])
-    else:
-        result = _of_shapes(parameters, one['seed'])
-    result = {**result, **machine(), **one, 'seconds': round(time.time() - start, 1)}
+    start, parameters, threads = time.time(), one['parameters'], torch.get_num_threads()
+    torch.set_num_threads(1)  # so that a run is the same beside others
+    try:
+        if parameters.get('world'):
+            result = attributes.attempt(parameters, one['seed'])
+        else:
+            result = _of_shapes(parameters, one['seed'])
+        result = {**result, **machine(), **one, 'seconds': round(time.time() - start, 1)}
+    finally:
+        torch.set_num_threads(threads)
     with atomic_write(folder / 'run.json') as half:
         half.write_text(json.dumps(result), encoding='utf-8')
     return result
