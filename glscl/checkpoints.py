@@ -16,7 +16,7 @@ from .runtime.weights import finite, misfits
 
 # What the shapes of the weights depend on, besides whether there is a local module.
 ARCHITECTURE = ('clip', 'head', 'temporal', 'temporal_layers', 'num_queries', 'decoder_layers',
-                'share_queries', 'share_decoder')
+                'share_queries', 'share_decoder', 'local_form', 'local_centred')
 
 # What a run goes on from: the entries of last.pt.
 RUN_STATE = dict(model=dict, optimizer=dict, schedule=dict, scaler=dict, step=int,

@@ -45,6 +45,8 @@ class Config:
     share_queries: bool = True
     share_decoder: bool = True
     mask_padding: bool = True    # False: padded words and frames are attended to, as released
+    local_form: str = 'decoder'  # the paper's, or another of `glscl.local_forms`
+    local_centred: bool = False  # True: tokens less their mean (`glscl.local_forms`)
     # losses
     consistency: bool = True     # False: none (beta 0 would leave its first term)
     consistency_weight: float = 0.005  # beta
@@ -52,6 +54,8 @@ class Config:
     diversity_weight: float = 1e-4     # alpha
     diversity_margin: float = 0.1      # m
     diversity_sides: str = 'both'      # "both" as the paper says, "visual" as released
+    diversity_per_item: bool = False   # True: each item's concepts, not their mean over the batch
+    local_loss: float = 0.0            # of a contrastive loss on S_l alone, beside the one on S
     released_losses: bool = False      # the released code's losses, otherwise ours
     released: bool = False             # the released code wherever it differs (RELEASED below)
     # training
@@ -99,7 +103,8 @@ SETTINGS = [field.name for field in dataclasses.fields(Config)]
 CHOICES = dict(
     sampling=('stride', 'seconds'), reader=('auto', 'pyav', 'decord'), select_on=('val', 'test'),
     temporal=('transformer', 'none', 'lstm'), pooling=('text', 'mean'),
-    diversity_sides=('both', 'visual'), optimizer=('adamw', 'bert_adam'))
+    local_form=('decoder', 'fresh', 'cross', 'slots'), diversity_sides=('both', 'visual'),
+    optimizer=('adamw', 'bert_adam'))
 
 # The least and the greatest value of each number: generous, and far below what exhausts memory.
 RANGES = dict(
@@ -108,7 +113,7 @@ RANGES = dict(
     decoder_layers=(1, 48), consistency_weight=(0, 1e6), consistency_target=(-1, 1),
     diversity_weight=(0, 1e6), diversity_margin=(0, 2), batch_size=(1, 2 ** 20),
     chunk=(0, 2 ** 20), epochs=(1e-6, 1e6), lr=(1e-12, 10), clip_lr=(0, 10),
-    weight_decay=(0, 100), warmup=(0, 1), grad_clip=(1e-12, 1e12))
+    weight_decay=(0, 100), warmup=(0, 1), grad_clip=(1e-12, 1e12), local_loss=(0, 1e6))
 
 
 def _checked(name, kind, value):

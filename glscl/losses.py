@@ -42,16 +42,19 @@ def inter_consistency(video_concepts, text_concepts, weight=0.005, target=0.75, 
     return mse + weight * ((together - target) ** 2).sum()
 
 
-def intra_diversity(concepts, weight=1e-4, margin=0.1):
+def intra_diversity(concepts, weight=1e-4, margin=0.1, per_item=False):
     """IDL of one side: the concepts of an item stay apart.
 
     M = mean_b c c^T in R^{Q x Q};
     L_idl = alpha [ sum_{i!=j} max(0, m + M_ij - M_ii) + max(0, m + M_ij - M_jj) ] / (Q (Q - 1)).
     concepts [B, Q, D], L2-normalised; weight is alpha. Returns a scalar: 0 for one query, which
-    has nothing to be apart from. The released code takes the visual side only."""
+    has nothing to be apart from. The released code takes the visual side only. per_item: an M and
+    a loss for each item, and their mean."""
     Q = concepts.shape[1]
     if Q == 1:
         return concepts.sum() * 0
+    if per_item:
+        return torch.vmap(lambda item: intra_diversity(item[None], weight, margin))(concepts).mean()
     M = torch.einsum('bid,bjd->ij', concepts, concepts) / len(concepts)     # [Q, Q]
     # M is symmetric, and its diagonal is 1 where no item is empty: both hinges are then the same,
     # and each entry above 1 - margin is pushed down.

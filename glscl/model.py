@@ -66,8 +66,12 @@ class GLSCL(ClipModel):
         # Left out where it has no weight: an ablation then neither pays for it nor trains it.
         self.local = None
         if c.local_weight:
-            self.local = LocalInteraction(self.clip.width, c.num_queries, c.decoder_layers,
-                                          c.share_queries, c.share_decoder, c.mask_padding)
+            sizes = (self.clip.width, c.num_queries, c.decoder_layers, c.share_queries,
+                     c.share_decoder, c.mask_padding)
+            self.local = LocalInteraction(*sizes)
+            if c.local_form != 'decoder' or c.local_centred:
+                from .local_forms import LocalForm
+                self.local = LocalForm(*sizes, form=c.local_form, centred=c.local_centred)
         self.freeze()
 
     def encode_words(self, sentence, words, token_mask):
@@ -115,13 +119,15 @@ class GLSCL(ClipModel):
             return Losses(nce, none, none)
         with torch.autocast(nce.device.type, enabled=False):
             c_t, c_v = texts.concepts.float(), videos.concepts.float()
+            if c.local_loss:  # what S_g explains already teaches S_l nothing
+                S_l = local_similarity(c_t, c_v)
+                nce = nce + c.local_loss * contrastive(S_l, self.scale, video_ids)
             consistency = none
             if c.consistency:
                 consistency = inter_consistency(c_v, c_t, c.consistency_weight,
                                                 c.consistency_target, c.released_losses)
             # The paper names both sides. The released code computes the textual one and drops it.
-            diversity = intra_diversity(c_v, c.diversity_weight, c.diversity_margin)
-            if c.diversity_sides == 'both':
-                diversity = diversity + intra_diversity(c_t, c.diversity_weight,
-                                                        c.diversity_margin)
+            sides = (c_v, c_t) if c.diversity_sides == 'both' else (c_v,)
+            diversity = sum(intra_diversity(side, c.diversity_weight, c.diversity_margin,
+                                            c.diversity_per_item) for side in sides)
         return Losses(nce, consistency, diversity)

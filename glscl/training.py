@@ -20,15 +20,7 @@ from .checkpoints import fill_model, one_writer, read_run_state, restore, save_m
 from .data.sampling import VideoError
 from .evaluation import evaluate, frozen_features
 from .model import Texts
-from .runtime import distributed
-from .runtime.devices import (
-    autocast,
-    precision,
-    rng_state,
-    set_rng_state,
-    stop_noted,
-    stopped,
-)
+from .runtime import devices, distributed
 from .runtime.files import read_tensors, remove_halves
 
 SAVE_SECONDS = 600  # between two checkpoints at most
@@ -62,7 +54,7 @@ class Step(nn.Module):
 
     def encode(self, batch):
         """Batch -> (Texts, Videos); without words, which no loss of GLSCL's needs any more."""
-        with autocast(self.model.device):
+        with devices.autocast(self.model.device):
             texts, videos = self.model.encode(batch)
         if isinstance(texts, Texts):
             texts.words = None
@@ -76,7 +68,7 @@ class Step(nn.Module):
             if not readable.all():
                 texts, videos = texts[readable], videos[readable]
                 video_ids = video_ids[readable]
-        with autocast(self.model.device):
+        with devices.autocast(self.model.device):
             return self.model.losses(texts, videos, video_ids)
 
 
@@ -113,7 +105,7 @@ class Trainer:
             torch.manual_seed(seed + distributed.rank())
         self.forward = distributed.parallel(Step(model), unused=bool(self.config.chunk))
         self.optimizer, self.schedule = self.configure_optimizers()
-        half = precision(self.device) == torch.float16  # float16 alone needs its losses scaled
+        half = devices.precision(self.device) == torch.float16  # that alone needs scaled losses
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.step, self.best, self.history, self.seconds = 0, -1.0, [], 0.0
         # One process writes; the others would only write the same once more.
@@ -196,7 +188,7 @@ class Trainer:
         states, encoded = [], []
         with torch.no_grad():
             for chunk in chunks:
-                states.append(rng_state(self.device))
+                states.append(devices.rng_state(self.device))
                 encoded.append(step.encode(chunk))
         texts, videos = (items[0].cat(items) for items in zip(*encoded))
         # The loss of all features, and its gradient in each of them. What it learns itself, the
@@ -208,19 +200,19 @@ class Trainer:
         self._check(losses)
         with distributed.no_sync(self.forward):
             self.scaler.scale(losses.total).backward()
-        after = rng_state(self.device)
+        after = devices.rng_state(self.device)
         # Second pass: each chunk with the dropout that it had, and the gradients go on into the
         # encoders. They add up in each process, and are shared with the last chunk's.
         at = 0
         for chunk, state in zip(chunks, states):
             rows, at = slice(at, at + len(chunk)), at + len(chunk)
-            set_rng_state(self.device, state)
+            devices.set_rng_state(self.device, state)
             if at < len(batch):
                 with distributed.no_sync(self.forward):
                     self._backward_from(features, chunk, rows)
             else:
                 self._backward_from(features, chunk, rows)
-        set_rng_state(self.device, after)
+        devices.set_rng_state(self.device, after)
         return losses
 
     def _backward_from(self, features, chunk, rows):
@@ -285,7 +277,8 @@ class Trainer:
         from .journal import Journal
         until, save_every = until or self.total, save_every or self.eval_every
         start, saved = time.time() - self.seconds, time.time()
-        with (one_writer(self.run_dir), stop_noted() as noted, Journal(self, log) as journal):
+        with (one_writer(self.run_dir), devices.stop_noted() as noted,
+              Journal(self, log) as journal):
             for batch in ahead(self.batches(until), self.device):
                 self.history.append(self.train_step(batch))
                 finished = self.step == self.total
@@ -300,8 +293,9 @@ class Trainer:
                     self.save()
                     saved = time.time()
                 if asked > 1:
-                    kept = 'saved: the same command goes on' if self.run_dir else 'nothing is kept'
-                    raise stopped(asked, f'stopped at step {self.step} of {self.total}; {kept}')
+                    kept = 'saved: the same command goes on' if self.run_dir else 'not saved'
+                    raise devices.stopped(asked, f'stopped at step {self.step} of {self.total}; '
+                                                 f'{kept}')
         if self.run_dir and self.step == self.total:
             self._load_best()
         return self.model.eval()
@@ -326,7 +320,7 @@ class Trainer:
 
     def save(self):
         """Everything that the next step depends on, in one file that appears whole."""
-        rng = torch.stack(distributed.objects(rng_state(self.device)))
+        rng = torch.stack(distributed.objects(devices.rng_state(self.device)))
         state = dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
                      schedule=self.schedule.state_dict(), scaler=self.scaler.state_dict(),
                      step=self.step, best=self.best, history=self.history, seconds=self.seconds,
@@ -353,5 +347,5 @@ class Trainer:
         for name in ('step', 'best', 'history', 'seconds'):
             setattr(self, name, state[name])
         if distributed.rank() < len(state['rng']):
-            set_rng_state(self.device, state['rng'][distributed.rank()])
+            devices.set_rng_state(self.device, state['rng'][distributed.rank()])
         return True

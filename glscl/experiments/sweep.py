@@ -2,7 +2,8 @@
 
     glscl sweep data/sweeps/ablations.yaml --jobs 2
 
-Each run is a kernel of its own, driven by papermill, which gets those cells of 04 and 05 alone that
+With `in_process: true` runs are taken one after the other without a notebook, by `in_process`; else
+each run is a kernel of its own, driven by papermill, which gets those cells of 04 and 05 alone that
 are tagged `run`. A run that has its run.json is finished and is left as it is; the same command
 goes on with the rest, whatever ended the one before.
 
@@ -26,11 +27,11 @@ from ..config import SETTINGS, refuse_unknown
 from ..notebook import REPOSITORY_NOTEBOOKS, begin
 from ..runtime.files import atomic_write, read_yaml
 from ..runtime.records import read_json
-from . import tables
+from . import in_process, tables
 
 NOTEBOOKS = ('04_training', '05_evaluation')
 KEYS = ('base', 'seeds', 'variants', 'one_at_a_time', 'tune', 'baseline', 'notebooks',
-        'keep_models')
+        'keep_models', 'in_process')
 GIVEN = ('seed', 'run_dir')  # parameters that come from here, not from the sweep file
 MODELS = ('last.pt', 'best.safetensors')
 
@@ -68,8 +69,8 @@ def expand(spec, best=None):
     with the others at the value of the best validation R@1, once that is known: best {variant:
     {parameter: value}}. Each run then tells its `variant` and the values `tuned`.
 
-    `notebooks` and `keep_models` are for `run`, `baseline` (a variant) for `report`. Unknown keys
-    and names that collide raise ValueError."""
+    `notebooks`, `keep_models` and `in_process` are for `run`, `baseline` (a variant) for `report`.
+    Unknown keys and names that collide raise ValueError."""
     refuse_unknown(spec, KEYS, 'the sweep file')
     for key in ('base', 'variants', 'one_at_a_time', 'tune'):
         if not isinstance(spec.get(key) or {}, dict):
@@ -156,7 +157,8 @@ def run(spec, out, jobs=2, say=print):
     say: gets a line as each run ends."""
     from filelock import FileLock, Timeout
     logging.getLogger('papermill').setLevel(logging.ERROR)  # it warns of what no cell names
-    state = _Sweep(spec, Path(out).resolve(), max(1, jobs), say)
+    jobs = 1 if spec.get('in_process') else max(1, jobs)  # one process has one generator
+    state = _Sweep(spec, Path(out).resolve(), jobs, say)
     share = str(max(1, (os.cpu_count() or 1) // state.jobs))  # of the cores, for each kernel
     threads = dict(OMP_NUM_THREADS=share, MKL_NUM_THREADS=share)
     state.out.mkdir(parents=True, exist_ok=True)
@@ -179,7 +181,11 @@ class _Sweep:
     def __init__(self, spec, out, jobs, say):
         self.spec, self.out, self.jobs, self.say = spec, out, jobs, say
         self.runs = expand(spec)
-        self.notebooks = check(self.runs, spec.get('notebooks', NOTEBOOKS))
+        self.notebooks = []
+        if spec.get('in_process'):
+            in_process.check(self.runs)
+        else:
+            self.notebooks = check(self.runs, spec.get('notebooks', NOTEBOOKS))
         self.done = {}    # name of its folder -> what its run.json says
         self.failed = []
         self.best = {}    # variant -> the values that are tuned
@@ -276,6 +282,8 @@ def attempt(run, out, notebooks, keep_models=False):
         if folder.exists():
             shutil.rmtree(folder)  # what a failed or killed attempt left
         folder.mkdir()
+        if not notebooks:
+            return in_process.attempt(run, folder)
         for path, names in notebooks:
             at = folder / path.name
             _execute(path, at, names, run, sets[0])

@@ -1,4 +1,5 @@
 """Every figure of the notebooks, in one style. A function draws; the notebook calls plt.show()."""
+from .concepts import attended, concept_life, vanishing
 from .data import caption_lengths, clip_transform, film_strips, found, gallery, sampling
 from .diagrams import forces, modules, pipeline
 from .efficiency import cost_accuracy, figure_one, growth, shares, storage, timings

@@ -43,6 +43,7 @@ def padding_drift(positions, ours, released):
     _, ax = plt.subplots(figsize=(5.6, 2.4))
     lines(ax, positions, {'here: padding masked': ours, 'released: padding attended to': released},
           symbol='o', xlabel='positions the caption is padded to', ylabel='$S^l$ of one pair')
+    ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def query_attention(frames, to_frames, words, to_words):

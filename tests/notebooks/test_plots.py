@@ -136,3 +136,20 @@ def test_twins_stand_at_their_values():
     assert [line.get_xdata()[0] for line in order.lines if line.get_marker() == 'o'] == [70, 70]
     assert [line.get_xdata()[0] for line in direction.lines if line.get_marker() == 'o'] == [52, 52]
     assert [label.get_text() for label in order.get_yticklabels()] == ['one', 'other']
+
+
+def test_what_queries_like_best_is_framed():
+    plots.attended({1: dict(attention=[[.2, .3, .5]], recall=40), 2: dict(attention=[[.6, .2, .2], [.1, .8, .1]], recall=70)}, ['a', 'b', 'c'])
+    left, right = plt.gcf().axes
+    frames = [[patch.get_xy() for patch in ax.patches] for ax in (left, right)]
+    assert frames == [[(2, 0)], [(0, 0), (1, 1)]]
+    assert left.get_ylim() == right.get_ylim() and right.get_title(loc='left') == 'Q = 2: R@1 70 %'
+
+
+def test_the_life_of_concepts_is_a_thin_curve_a_seed_and_a_thick_mean():
+    def look(step, cosine):
+        return dict(step=step, videos=dict(within=cosine, between=cosine / 2), std_local=cosine, std_global=2)
+    plots.concept_life({'one': [[look(0, .2), look(5, .4)], [look(0, .4), look(5, .8)]]})
+    within, between, weight = plt.gcf().axes
+    assert [line.get_ydata().tolist() for line in within.lines] == [[.2, .4], [.4, .8], pytest.approx([.3, .6])]
+    assert between.lines[-1].get_ydata() == pytest.approx([.15, .3]) and weight.lines[-1].get_ydata() == pytest.approx([.15, .3])

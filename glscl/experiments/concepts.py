@@ -1,0 +1,85 @@
+"""How alike concepts are, and how much they have to say in the score."""
+import numpy as np
+import pandas as pd
+import torch
+
+from ..evaluation import encode
+from ..interaction import global_similarity, local_similarity
+from .tables import variants
+
+
+@torch.no_grad()
+def alike(concepts):
+    """Mean cosines of concepts [N, Q, D] of length 1: dict(within, between).
+
+    within: two concepts of one item (nan for Q = 1); between: the q-th concepts of two items.
+    1 is one and the same."""
+    c = concepts.double()
+    N, Q, _ = c.shape
+    within = (c.sum(1).square().sum(-1) - Q) / max(1, Q * (Q - 1))          # [N]
+    between = (c.sum(0).square().sum(-1) - N) / max(1, N * (N - 1))         # [Q]
+    return dict(within=float(within.mean()) if Q > 1 else float('nan'),
+                between=float(between.mean()))
+
+
+@torch.no_grad()
+def parts(model, texts, videos):
+    """(S_g, S_l) [T, V] of what a GLSCL with a local module encoded, each without its weight."""
+    S_g = global_similarity(texts.sentence, videos.frames, videos.mask, model.config.temperature,
+                            videos.gram)
+    return S_g, local_similarity(texts.concepts, videos.concepts)
+
+
+@torch.no_grad()
+def measures(model, texts, videos):
+    """What became of a model's concepts: dict(videos, texts: as `alike`; std_global, std_local: by
+    how much S_g and S_l differ from pair to pair)."""
+    S_g, S_l = parts(model, texts, videos)
+    return dict(videos=alike(videos.concepts), texts=alike(texts.concepts),
+                std_global=float(S_g.std()), std_local=float(S_l.std()))
+
+
+def watch(trainer, every, until):
+    """Train from where a Trainer is to step `until`, with a look at the concepts of its validation
+    split now and then: a list of dict(step, and the `measures`), the first before any step."""
+    looks = []
+
+    def look():
+        trainer.model.eval()
+        found = measures(trainer.model, *encode(trainer.model, trainer.val))
+        trainer.model.train()
+        looks.append(dict(step=trainer.step, **found))
+    look()
+    for batch in trainer.batches(until):
+        trainer.history.append(trainer.train_step(batch))
+        if trainer.step % every == 0:
+            look()
+    return looks
+
+
+def table(runs):
+    """What became of the local module in the stored runs of a sweep (`in_process`), a row a
+    variant, means over seeds: R@1 of the sum and of each part alone, cosines of concepts, how much
+    S_l varies beside S_g, and how many captions score their film above its twin. A DataFrame; nan
+    where there is no local module."""
+    rows = {}
+    for name, of_name in variants(runs).items():
+        seeds = [_row(run) for run in of_name]
+        mean = {key: float(np.mean([seed[key] for seed in seeds])) for key in seeds[0]}
+        rows[name] = {'seeds': len(seeds), **mean}
+    return pd.DataFrame.from_dict(rows, 'index')
+
+
+def _row(run):
+    nan = float('nan')
+    found = run.get('concepts', dict(videos=dict(within=nan, between=nan), std_local=nan,
+                                     std_global=nan))
+    twins = run['more_captions']['bound']['before_twin']
+    return {'R@1': 100 * np.mean(np.array(run['ranks']['t2v']) <= 1),
+            'R@1 of S_l': 100 * np.mean(np.array(run['local_ranks']) <= 1)
+            if 'local_ranks' in run else nan,
+            'within': found['videos']['within'], 'between': found['videos']['between'],
+            'S_l / S_g': found['std_local'] / found['std_global'],
+            'before twin': 100 * np.mean(twins['both']),
+            'before twin, S_l': 100 * np.mean(twins['local']) if 'local' in twins else nan,
+            'parameters': run['parameters_of_local']}
