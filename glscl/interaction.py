@@ -54,8 +54,7 @@ def global_similarity(sentence, frames, mask, temperature=3.0, gram_matrix=None,
     shapes = [list(x.shape) for x in (sentence, frames, mask)]
     if (list(map(len, shapes)) != [2, 3, 2] or shapes[1][:2] != shapes[2]
             or shapes[0][1] != shapes[1][2] or not shapes[1][1]):
-        raise ValueError(f'sentence [T, D], frames [V, F, D] and mask [V, F] of one model are '
-                         f'wanted, not {shapes}')
+        raise ValueError(f'one model\'s [T, D], [V, F, D] and [V, F] are wanted, not {shapes}')
     if not 0 < temperature < float('inf') or (chunk or 1) < 1:
         raise ValueError(f'temperature and chunk are positive, not {temperature} and {chunk}')
     dtype = torch.promote_types(torch.promote_types(sentence.dtype, frames.dtype), torch.float32)

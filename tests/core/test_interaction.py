@@ -184,7 +184,7 @@ def test_local_similarity_is_the_loop(T, V, Q, D):
 
 
 def test_features_of_two_models_are_refused_by_name():
-    with pytest.raises(ValueError, match=r'of one model are wanted, not .*8.*6'):
+    with pytest.raises(ValueError, match=r'are wanted, not .*8.*6'):
         global_similarity(torch.randn(2, 8), torch.randn(3, 4, 6), torch.ones(3, 4))
     with pytest.raises(ValueError, match='queries'):
         local_similarity(torch.randn(2, 3, 8), torch.randn(2, 4, 8))
