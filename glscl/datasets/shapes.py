@@ -19,6 +19,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ..runtime.progress import told
+
 SIZE, FPS = 64, 3  # pixels, frames per second
 SPLITS = {'train': 2000, 'val': 200, 'test': 500}
 COLOURS = {'red': (225, 45, 45), 'orange': (245, 145, 30), 'yellow': (245, 225, 60),
@@ -391,7 +393,8 @@ def render_splits(folder, splits, workers=None):
     try:
         jobs = [job for split in splits for job in _write_captions(half, *split)]
         with ProcessPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(_render, jobs, chunksize=32))
+            rendered = pool.map(_render, jobs, chunksize=32)
+            list(told(rendered, 'rendering', 'videos', len(jobs)))
         try:
             half.rename(folder)
         except OSError:

@@ -23,6 +23,7 @@ from ..datasets.readers import load_table
 from ..datasets.readers.benchmarks import FILES
 from ..datasets.readers.files import locate
 from ..runtime.files import atomic_write
+from ..runtime.progress import told
 from ..runtime.terminal import shown
 
 # Times width and blocks: what a token leaves for the backward pass in 16 bits, with fused attention
@@ -83,7 +84,8 @@ def decoded(config, paths):
             return str(error)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding runs outside the GIL
-        tried = list(pool.map(why_not, filter(None, paths.values())))
+        there = list(filter(None, paths.values()))
+        tried = list(told(pool.map(why_not, there), 'decoding', 'videos', len(there)))
     bad = [why for why in tried if why]
     yield f'{len(tried) - len(bad):,} of {len(tried):,} videos can be decoded'
     yield from bad[:5] + ['…'] * (len(bad) > 5)
