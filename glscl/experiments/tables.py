@@ -188,7 +188,7 @@ def pairs(runs, owner=None, k=1, direction='t2v'):
 
 def freezing(frozen, tuned):
     """What freezing CLIP costs, a row a variant: recalls of both, their difference at R@1 with its
-    95 % interval, and the seconds of training times threads (frozen, fine-tuned). A DataFrame."""
+    95 % interval, and the core-seconds of training (seconds times threads). A DataFrame."""
     rows, tuned = [], variants(tuned)
     for name, runs in variants(frozen).items():
         if name not in tuned:
@@ -199,10 +199,11 @@ def freezing(frozen, tuned):
             for label, of_one in both.items():
                 row[f'{measure}, {label}'] = _mean_and_sd(values(of_one, measure))
         found = significance.difference(runs, tuned[name])
-        seconds = [np.mean([run['train_seconds'] * run['threads'] for run in of_one])
-                   for of_one in both.values()]
-        rows.append({**row, 'difference': _with_interval(found), 'reading': found['reading'],
-                     'core-seconds': ', '.join(f'{s:.0f}' for s in seconds)})
+        row |= {'difference': _with_interval(found), 'reading': found['reading']}
+        for label, of_one in both.items():
+            seconds = np.mean([run['train_seconds'] * run['threads'] for run in of_one])
+            row[f'core-seconds, {label}'] = round(seconds)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
