@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..config import data_path, load_config
+from ..config import data_path
 from ..runtime.files import atomic_write
 from . import significance
 
@@ -205,23 +205,3 @@ def freezing(frozen, tuned):
             row[f'core-seconds, {label}'] = round(seconds)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def curve(runs, parameter, owner=None, baseline='full'):
-    """R@1 over one setting: the baseline and the variants that change this parameter alone.
-
-    Of the seeds that all of them have, so that no point is higher for having been luckier.
-    (framerate may go with it: more frames than a film has at one rate need a higher one.)
-    Returns [(value, dict(mean, sd, low, high))], sorted by value."""
-    groups = variants(runs)
-    alone = [groups[name] for name, changed in changes(groups, baseline).items()
-             if name == baseline or set(changed) - {'framerate'} == {parameter}]
-    if not alone:
-        return []
-    shared = set.intersection(*({run['seed'] for run in of_name} for of_name in alone))
-    points = []
-    for of_name in alone:
-        config = load_config(of_name[0]['data'], **of_name[0]['settings'])
-        of_shared = [run for run in of_name if run['seed'] in shared]
-        points.append((getattr(config, parameter), significance.recall(of_shared, owner=owner)))
-    return sorted(points, key=lambda point: point[0])

@@ -3,7 +3,7 @@ from .data import caption_lengths, clip_transform, film_strips, found, gallery, 
 from .diagrams import forces, modules, pipeline
 from .efficiency import cost_accuracy, figure_one, growth, shares, storage, timings
 from .evaluation import bootstrap, confusions, rank_histogram, recalls, twins
-from .experiments import curves, forest, methods, shapes_cost
+from .experiments import forest, methods, shapes_cost
 from .heads import rivals
 from .losses import concept_circles, concept_cosines, consistency_target, gradient_sizes, sharpness
 from .model import (

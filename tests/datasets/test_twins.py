@@ -125,6 +125,7 @@ def test_what_is_stored_was_measured_on_enough_twins_with_its_origin(tmp_path, m
     table = experiment.stored()
     assert set(table['method']) == {'mean pooling, untrained', 'global module, untrained', 'GLSCL, shipped'}
     assert set(table['pairs']) == {200} and set(table['seed']) == {0, 1} and set(table['kind']) == set(twins.KINDS)
-    bare = table[table['method'] != 'GLSCL, shipped']
-    assert bare['accuracy'].between(45, 55).all()  # they forget the order; H.264 alone tells twins apart
+    bare, shipped = (table[(table['method'] == 'GLSCL, shipped') == of] for of in (False, True))
+    assert bare['accuracy'].between(42, 58).all()  # the order is forgotten; what is left of it is H.264's
+    assert (shipped[shipped['kind'] == 'order']['low'] > 65).all()
     assert table['accuracy'].between(table['low'], table['high']).all()
