@@ -44,8 +44,8 @@ def measure(models=None, count=200, data_dir=None, seed=0):
     """Who hears the order, on `count` pairs of either kind: a DataFrame of method, kind, the
     columns of `two_way`, and R@1 among all videos of the kind.
 
-    models: {name: model of any head}; by default the shipped GLSCL. Before them stand mean pooling and the global
-    module on the CLIP of the first, with nothing trained on top: both forget the order."""
+    models: {name: model of any head}; by default the shipped GLSCL. Before them stand mean pooling
+    and the global module on the CLIP of the first, untrained: both forget the order."""
     models = models or {'GLSCL, shipped': load_model()}
     first = next(iter(models.values()))
     rows = []

@@ -6,10 +6,12 @@ import nbformat
 import numpy as np
 import pytest
 
+from glscl import heads
+from glscl.checkpoints import save_model
 from glscl.experiments import tables, twins
+from glscl.notebook import begin
 
 FOLDER = Path(__file__).parents[2] / 'notebooks'
-MAIN_MODULES = ('global only', 'local only', 'mean pooling')
 
 
 @pytest.fixture(scope='module')
@@ -110,3 +112,15 @@ def test_the_search_asks_for_what_is_there_and_for_what_is_not(cells):
     assert (there, absent) == ('1', '0')
     first, second = re.findall(r'^→ “.*$', shown(cells, 'search'), re.M)
     assert 'has what is asked' in first and 'has what is asked' not in second
+
+
+@pytest.mark.slow
+def test_the_page_runs_with_a_rivals_head(tmp_path):
+    papermill = pytest.importorskip('papermill')
+    settings = dict(profile='tiny', seed=1, data_dir=str(tmp_path), run_dir=str(tmp_path / 'run'), head='X-Pool')
+    (tmp_path / 'run').mkdir()
+    save_model(heads.build(begin(**settings).config), tmp_path / 'run' / 'best.safetensors')
+    out = tmp_path / 'out.ipynb'
+    papermill.execute_notebook(FOLDER / '05_evaluation.ipynb', out, settings, cwd=tmp_path, kernel_name='python3', progress_bar=False)
+    cells = {cell.id: cell for cell in nbformat.read(out, 4).cells}
+    assert 'the shipped one stands in for X-Pool' in shown(cells, 'gallery-of-videos') and shown(cells, 'twins').count('→ ') == 2
