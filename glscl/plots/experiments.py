@@ -1,4 +1,4 @@
-"""Figures of 05 and 06 about many runs: methods, ablations, settings."""
+"""Figures of 05 and 06 about many runs: methods, ablations."""
 import matplotlib.pyplot as plt
 import numpy as np
 
