@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..config import data_path, load_config
+from ..config import data_path
 from ..runtime.files import atomic_write
 from ..runtime.records import read_json
 from . import significance
@@ -207,7 +207,7 @@ def pairs(runs, owner=None, k=1, direction='t2v'):
 
 def freezing(frozen, tuned):
     """What freezing CLIP costs, a row a variant: recalls of both, their difference at R@1 with its
-    95 % interval, and the seconds of training times threads (frozen, fine-tuned). A DataFrame."""
+    95 % interval, and the core-seconds of training (seconds times threads). A DataFrame."""
     rows, tuned = [], variants(tuned)
     for name, runs in variants(frozen).items():
         if name not in tuned:
@@ -218,28 +218,9 @@ def freezing(frozen, tuned):
             for label, of_one in both.items():
                 row[f'{measure}, {label}'] = _mean_and_sd(values(of_one, measure))
         found = significance.difference(runs, tuned[name])
-        seconds = [np.mean([run['train_seconds'] * run['threads'] for run in of_one])
-                   for of_one in both.values()]
-        rows.append({**row, 'difference': _with_interval(found), 'reading': found['reading'],
-                     'core-seconds': ', '.join(f'{s:.0f}' for s in seconds)})
+        row |= {'difference': _with_interval(found), 'reading': found['reading']}
+        for label, of_one in both.items():
+            seconds = np.mean([run['train_seconds'] * run['threads'] for run in of_one])
+            row[f'core-seconds, {label}'] = round(seconds)
+        rows.append(row)
     return pd.DataFrame(rows)
-
-
-def curve(runs, parameter, owner=None, baseline='full'):
-    """R@1 over one setting: the baseline and the variants that change this parameter alone.
-
-    Of the seeds that all of them have, so that no point is higher for having been luckier.
-    (framerate may go with it: more frames than a film has at one rate need a higher one.)
-    Returns [(value, dict(mean, sd, low, high))], sorted by value."""
-    groups = variants(runs)
-    alone = [groups[name] for name, changed in changes(groups, baseline).items()
-             if name == baseline or set(changed) - {'framerate'} == {parameter}]
-    if not alone:
-        return []
-    shared = set.intersection(*({run['seed'] for run in of_name} for of_name in alone))
-    points = []
-    for of_name in alone:
-        config = load_config(of_name[0]['data'], **of_name[0]['settings'])
-        of_shared = [run for run in of_name if run['seed'] in shared]
-        points.append((getattr(config, parameter), significance.recall(of_shared, owner=owner)))
-    return sorted(points, key=lambda point: point[0])

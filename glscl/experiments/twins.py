@@ -1,8 +1,14 @@
-"""Does a model hear the order in a caption? Its own video against its twin, nothing else."""
+"""Does a model hear the order in a caption? Its own video against its twin, nothing else.
+
+    python -c "from glscl.experiments import twins; twins.store('data/results/twins.json')"
+"""
+import json
+
 import numpy as np
 import pandas as pd
 
-from ..checkpoints import load_model
+from ..checkpoints import load_model, save_result
+from ..config import data_path
 from ..datasets.twins import KINDS, load_twins
 from ..evaluation import encode
 from ..interaction import mean_similarity
@@ -38,8 +44,8 @@ def measure(models=None, count=200, data_dir=None, seed=0):
     """Who hears the order, on `count` pairs of either kind: a DataFrame of method, kind, the
     columns of `two_way`, and R@1 among all videos of the kind.
 
-    models: {name: GLSCL}; by default the shipped one. Before them stand mean pooling and the global
-    module on the CLIP of the first, with nothing trained on top: both forget the order."""
+    models: {name: model of any head}; by default the shipped GLSCL. Before them stand mean pooling
+    and the global module on the CLIP of the first, untrained: both forget the order."""
     models = models or {'GLSCL, shipped': load_model()}
     first = next(iter(models.values()))
     rows = []
@@ -54,10 +60,22 @@ def measure(models=None, count=200, data_dir=None, seed=0):
 
 def _scores(models, first, pairs):
     """(name, S [N, V] on the CPU) of each method"""
-    bare = first.config.replace(temporal='none', local_weight=0)
+    bare = first.config.replace(head='GLSCL', temporal='none', local_weight=0)
     clip = GLSCL(bare).to(first.device).eval()
     texts, videos = encode(clip, pairs)
     yield 'mean pooling, untrained', mean_similarity(texts.sentence, videos.frames, videos.mask)
     yield 'global module, untrained', clip.similarity(texts, videos)
     for name, model in models.items():
         yield name, model.similarity(*encode(model, pairs))
+
+
+def store(path, count=200, seeds=(0, 1), data_dir=None):
+    """`measure` of the shipped model on the split of each seed, as JSON with its provenance."""
+    found = [measure(count=count, data_dir=data_dir, seed=seed).assign(seed=seed) for seed in seeds]
+    save_result(path, made_by=f'glscl.experiments.twins.store(path, {count}, {tuple(seeds)})',
+                rows=pd.concat(found).to_dict('records'))
+
+
+def stored():
+    """What `store` left in data/results/twins.json: a DataFrame, as `measure`, with the `seed`."""
+    return pd.DataFrame(json.loads(data_path('results/twins.json').read_text('utf-8'))['rows'])

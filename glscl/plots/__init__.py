@@ -3,16 +3,8 @@ from .concepts import attended, concept_life, vanishing
 from .data import caption_lengths, clip_transform, film_strips, found, gallery, sampling
 from .diagrams import forces, modules, pipeline
 from .efficiency import cost_accuracy, figure_one, growth, shares, storage, timings
-from .evaluation import (
-    bootstrap,
-    confusions,
-    rank_histogram,
-    recalls,
-    similarity_blocks,
-    twin_test,
-    twins,
-)
-from .experiments import curves, forest, methods, shapes_cost
+from .evaluation import bootstrap, confusions, rank_histogram, recalls, twins
+from .experiments import forest, methods, shapes_cost
 from .heads import rivals
 from .losses import concept_circles, concept_cosines, consistency_target, gradient_sizes, sharpness
 from .model import (

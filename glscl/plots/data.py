@@ -68,18 +68,24 @@ def gallery(pairs, S, rows, best=5, n=3):
         ax.set_title(f'rank {order.index(right) + 1} · {caption}', fontsize=8.5, pad=2)
 
 
-def found(results, query):
-    """Videos found by a search, a row each, the frame that the query weighed most first.
+def found(results, query, notes=None):
+    """Videos found by a search, a row each, with the weight that the query gives to each frame: the
+    lighter a frame, the paler it is.
 
     results: [(result, pictures)], best first; pictures: [(data URI of an image, frame)], as the
-    search's `thumbnails` returns them; a frame has its `seconds` and its `weight`"""
+    search's `thumbnails` returns them, here in the order of time; a frame has its `seconds` and its
+    `weight`. notes: a few words on each video"""
     videos, labels = [], []
     for _, pictures in results:
         files = [io.BytesIO(base64.b64decode(uri.partition(',')[2])) for uri, _ in pictures]
-        videos.append([np.asarray(Image.open(file).convert('RGB')) for file in files])
-        labels.append([f'{f["seconds"]:.0f} s, weight {f["weight"]:.2f}' for _, f in pictures])
-    titles = [f'rank {n}' for n in range(1, len(videos) + 1)]
-    film_strips(videos, titles, labels, size=1.4).suptitle(f'“{query}”', fontsize=10)
+        images = np.array([Image.open(file).convert('RGB') for file in files], float)
+        weights = np.array([frame['weight'] for _, frame in pictures])
+        ink = 0.15 + 0.85 * weights / max(1e-9, weights.max())
+        videos.append((255 - ink[:, None, None, None] * (255 - images)).astype(np.uint8))
+        labels.append([f'{f["seconds"]:.0f} s: {f["weight"]:.2f}' for _, f in pictures])
+    notes = notes or [f'score {result.score:.2f}' for result, _ in results]
+    titles = [f'{n} · {note}' for n, note in enumerate(notes, 1)]
+    film_strips(videos, titles, labels, size=0.8).suptitle(f'“{query}”', fontsize=10)
 
 
 def caption_lengths(lengths, kinds, max_words):

@@ -4,19 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ..metrics import bootstrap as bootstrap_means
-from .style import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    MARKS,
-    ORANGE,
-    RED,
-    SERIES,
-    heat_map,
-    legend_right,
-    rows,
-)
+from .style import BLUE, GREEN, GREY, INK, MARKS, ORANGE, RED, SERIES, legend_right, rows
 
 
 def recalls(panels, chance=None):
@@ -74,23 +62,6 @@ def rank_histogram(rank, V):
     ax.grid(False, axis='x')
 
 
-def similarity_blocks(S, groups):
-    """A square of the similarity matrix, captions against their videos, sorted by a group.
-
-    S: [n, n]; groups: the name of each row's group, equal ones in a row"""
-    _, ax = plt.subplots(figsize=(4.6, 3.8))
-    heat_map(ax, S, cmap=plt.get_cmap('viridis', 16), square=True,
-             cbar_kws=dict(label='S[t, v]', shrink=0.8))
-    starts = [i for i in range(len(groups)) if i == 0 or groups[i] != groups[i - 1]]
-    ax.hlines(starts, 0, len(groups), 'white', lw=0.8)
-    ax.vlines(starts, 0, len(groups), 'white', lw=0.8)
-    names, middles = [groups[i] for i in starts], np.add(starts, [*starts[1:], len(groups)]) / 2
-    ax.set_xticks(middles, names, rotation=60, ha='right', fontsize=8)
-    ax.set_yticks(middles, names, fontsize=8)
-    ax.set_xlabel('their videos, in the same order')
-    ax.set_ylabel('captions, by the first colour they name')
-
-
 def confusions(wrong, stated, wrong_else, stated_else):
     """The share of claims that a video does not meet, by what is claimed.
 
@@ -105,22 +76,6 @@ def confusions(wrong, stated, wrong_else, stated_else):
     ax.set_ylabel('claims not met, %')
     ax.grid(False, axis='x')
     ax.legend(ncols=2, loc='lower right', bbox_to_anchor=(1, 1))
-
-
-def twin_test(right):
-    """How often a caption scores its own video above its twin in another order, in percent.
-
-    right: for each caption the share of its twins that it beats, 0 to 1"""
-    _, ax = plt.subplots(figsize=(6, 1.4))
-    if len(right):
-        percent = 100 * np.asarray(right, float)
-        low, high = np.percentile(bootstrap_means(percent), [2.5, 97.5])
-        ax.hlines(0, low, high, color=BLUE)
-        ax.plot(percent.mean(), 0, 'o', color=BLUE)
-    ax.axvline(50, color=GREY, ls=':')
-    ax.text(50, 0.65, ' guessing', color=INK, fontsize=8)
-    ax.set(xlim=(0, 100), ylim=(-1, 1), yticks=[],
-           xlabel='right video above its twin in another order, %')
 
 
 def twins(table):

@@ -1,4 +1,4 @@
-"""Figures of 05 and 06 about many runs: methods, ablations, settings."""
+"""Figures of 05 and 06 about many runs: methods, ablations."""
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -78,20 +78,3 @@ def _difference(ax, row, variant, within):
         symbol = '<' if at < 0 else '>'
     ax.hlines(row, low, high, colour, lw=1.4)
     ax.plot(at, row, symbol, color=colour, ms=5, mfc=face)
-
-
-def curves(lines):
-    """R@1 over a setting with its 95 % intervals, a panel each.
-
-    lines: {label: [(value, dict(mean, low, high))]}, as `ablations.curve` returns them"""
-    _, axes = plt.subplots(1, len(lines), figsize=(10, 2.3), sharey=True, squeeze=False)
-    for ax, (label, points) in zip(axes[0], lines.items()):
-        at = np.arange(len(points))
-        mean, low, high = ([recall[key] for _, recall in points] for key in ('mean', 'low', 'high'))
-        ends = np.abs(np.subtract([low, high], mean))
-        ax.errorbar(at, mean, ends, fmt='o-', color=BLUE, ms=4, capsize=3)
-        ax.set(xlabel=label, xticks=at, xticklabels=[f'{value:g}' for value, _ in points])
-        ax.margins(x=0.12)
-        if not points:
-            nothing_stored(ax)
-    axes[0, 0].set_ylabel('R@1 text to video, %')

@@ -1,4 +1,6 @@
 """Twins: the same frames in another order, told apart by their captions alone."""
+import json
+
 import pandas as pd
 import pytest
 import torch
@@ -7,6 +9,7 @@ from glscl.config import load_config
 from glscl.data.pairs import Pairs
 from glscl.data.tokens import tokenize
 from glscl.datasets import shapes, twins
+from glscl.experiments import twins as experiment
 from glscl.experiments.twins import measure, own_before_twin, two_way
 from glscl.model import GLSCL
 
@@ -111,3 +114,18 @@ def test_only_a_temporal_transformer_can_tell_twins_apart(config, temporal):
         texts = model.encode_texts(ids, words)
         S, turned = (model.similarity(texts, model.encode_features(frames, mask)) for frames in (x, x.flip(1)))
     assert torch.allclose(S, turned, atol=1e-5) == (temporal == 'none')
+
+
+def test_what_is_stored_was_measured_on_enough_twins_with_its_origin(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, 'measure', lambda count, data_dir, seed: pd.DataFrame([dict(method='m', pairs=count)]))
+    experiment.store(tmp_path / 'twins.json', 7, (3, 4))
+    kept = json.loads((tmp_path / 'twins.json').read_text())
+    assert [(row['pairs'], row['seed']) for row in kept['rows']] == [(7, 3), (7, 4)]
+    assert kept['made_by'] == 'glscl.experiments.twins.store(path, 7, (3, 4))' and {'hardware', 'versions', 'date'} <= set(kept)
+    table = experiment.stored()
+    assert set(table['method']) == {'mean pooling, untrained', 'global module, untrained', 'GLSCL, shipped'}
+    assert set(table['pairs']) == {200} and set(table['seed']) == {0, 1} and set(table['kind']) == set(twins.KINDS)
+    bare, shipped = (table[(table['method'] == 'GLSCL, shipped') == of] for of in (False, True))
+    assert bare['accuracy'].between(42, 58).all()  # the order is forgotten; what is left of it is H.264's
+    assert (shipped[shipped['kind'] == 'order']['low'] > 65).all()
+    assert table['accuracy'].between(table['low'], table['high']).all()

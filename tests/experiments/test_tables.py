@@ -69,19 +69,13 @@ def test_of_a_tuned_variant_the_chosen_value_counts():
     assert tables.recalls(runs)['X-Pool'] == significance.recall(runs[1:])
 
 
-def test_a_curve_has_the_full_model_at_its_own_value_and_one_set_of_seeds(runs):
-    assert [(value, r['mean']) for value, r in tables.curve(runs, 'num_queries')] == [(2, 77.5), (8, 75), (16, 80)]
-    assert [value for value, _ in tables.curve(runs, 'max_frames')] == [12, 24]
-    assert [value for value, _ in tables.curve(runs, 'local_weight')] == [0, 0.5]  # local only changes more than it
-
-
 def test_frozen_stands_beside_fine_tuned():
     table = tables.freezing([run('GLSCL', 0, 30), run('alone', 0, 1)], [run('GLSCL', 0, 10)]).set_index('variant')
     assert list(table.index) == ['GLSCL']
     assert table.loc['GLSCL', 't2v R@1, frozen'] == '25.0 ± 0.0'
     assert table.loc['GLSCL', 't2v R@1, fine-tuned'] == '75.0 ± 0.0'
     assert table.loc['GLSCL', 'difference'].startswith('-50.0 (') and table.loc['GLSCL', 'reading'] == 'lower'
-    assert table.loc['GLSCL', 'core-seconds'] == '600, 200'
+    assert (table.loc['GLSCL', 'core-seconds, frozen'], table.loc['GLSCL', 'core-seconds, fine-tuned']) == (600, 200)
 
 
 def test_methods_are_compared_over_queries_and_seeds():
@@ -122,7 +116,7 @@ def test_what_is_not_there_is_said(capsys, monkeypatch, tmp_path, runs):
     monkeypatch.setattr(tables, 'data_path', empty)
     assert tables.stored('ablations') == ([], None)
     assert 'glscl sweep data/sweeps/ablations.yaml --results data/results/ablations.json' in capsys.readouterr().out
-    assert len(tables.table([])) == len(tables.curve([], 'num_queries')) == len(tables.recalls([])) == 0
+    assert len(tables.table([])) == len(tables.recalls([])) == 0
 
 
 def test_richer_results_are_not_replaced(tmp_path, runs):
@@ -154,11 +148,7 @@ def test_the_forest_has_a_row_a_variant_and_colour_where_something_is_found(runs
     assert {'modules', 'queries, Q', 'frames, F', 'as released', 'other'} <= shown
 
 
-@pytest.mark.parametrize('there', [True, False])
-def test_curves_with_and_without_runs(there, runs, figure):
-    plots.curves({name: tables.curve(runs if there else [], name) for name in ('num_queries', 'max_frames')})
-    shown = [[label.get_text() for label in ax.get_xticklabels()] for ax in figure.gcf().axes]
-    assert shown == ([['2', '8', '16'], ['12', '24']] if there else [[], []])
+def test_a_forest_without_runs_says_so(figure):
     plots.forest(tables.differences([]))
     assert 'no stored runs' in [text.get_text() for text in figure.gca().texts]
 
