@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 from collections import deque
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from functools import cached_property, partial
@@ -24,6 +25,9 @@ from .workers import KILLED, Workers
 MEMORY = 2 ** 30  # bytes: a split up to this size is held in memory, a larger one read by files
 AHEAD = 2         # blocks that are read while the one before is used
 POOL = 100        # videos: for fewer, worker processes are not worth their start
+# NumPy has Python parse the header of a file, and two threads at that can end in a SystemError
+# ("AST constructor recursion depth mismatch", seen in Python 3.11.7).
+HEADER = threading.Lock()
 
 
 class FrameStore:
@@ -228,7 +232,9 @@ def cache_file(folder, path, *settings):
 def load_array(file, mmap_mode=None):
     """A kept array; None where there is none, or a damaged one."""
     try:
-        return np.load(file, mmap_mode)
+        with HEADER:
+            array = np.load(file, 'r')
+        return array if mmap_mode else np.array(array)
     except (OSError, ValueError, EOFError):
         return None
 

@@ -115,7 +115,7 @@ def test_what_is_not_there_is_said(capsys, monkeypatch, tmp_path, runs):
         raise FileNotFoundError(name)
     monkeypatch.setattr(tables, 'data_path', empty)
     assert tables.stored('ablations') == ([], None)
-    assert 'glscl sweep data/sweeps/ablations.yaml --results data/results/ablations.json' in capsys.readouterr().out
+    assert 'glscl sweep data/sweeps/ablations.yaml --results runs/results/ablations.json' in capsys.readouterr().out
     assert len(tables.table([])) == len(tables.recalls([])) == 0
 
 
