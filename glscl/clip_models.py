@@ -36,12 +36,15 @@ class ClipModel(nn.Module):
         super().__init__()
         self.config = config
         self.clip = load_clip(config.clip, config.clip_pretrained) if clip is None else clip
-        positions = len(self.clip.clip.positional_embedding)
-        if config.max_words > positions:
-            raise ValueError(f'max_words is {config.max_words}, and the text tower of this CLIP '
-                             f'has {positions} positions: lower max_words')
-        if config.temporal == 'transformer' and config.max_frames > positions:
-            raise ValueError(f'max_frames is {config.max_frames}, and the temporal transformer has '
+
+    def check_lengths(self):
+        """ValueError where a caption of max_words or a video of max_frames would not fit."""
+        c, positions = self.config, len(self.clip.clip.positional_embedding)
+        if c.max_words > positions:
+            raise ValueError(f'max_words is {c.max_words}, and the text tower of this CLIP has '
+                             f'{positions} positions: lower max_words')
+        if c.temporal == 'transformer' and c.max_frames > positions:
+            raise ValueError(f'max_frames is {c.max_frames}, and the temporal transformer has '
                              f'{positions} positions, those of this CLIP\'s text tower: lower '
                              f'max_frames, or set temporal to none')
 

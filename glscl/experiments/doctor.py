@@ -114,7 +114,8 @@ def weights(config):
 def model(config):
     """Whether the model can be built: what training would refuse, the doctor refuses."""
     try:
-        parameters = sum(p.numel() for p in heads.build(config).parameters())
+        built = heads.build(config)
+        built.check_lengths()
     except (ValueError, OSError) as error:
         if config.clip_pretrained is None or find_weights(config.clip, config.clip_pretrained):
             yield 'cannot be built'
@@ -122,6 +123,7 @@ def model(config):
         else:
             yield f'{config.head}, not tried without the weights of its CLIP'
         return
+    parameters = sum(p.numel() for p in built.parameters())
     yield f'{config.head}, {parameters / 1e6:.1f} M parameters'
     if config.batch_size < 2:
         yield Todo('raise batch_size: a batch of 1 caption has nothing to contrast')

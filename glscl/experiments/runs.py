@@ -35,6 +35,7 @@ def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device
         device = pick_device(device)
         seed_everything(seed)
         model = heads.build(config).to(device)
+        model.check_lengths()
         check_run_dir(run_dir, config, seed)
         with distributed.first_here():
             pairs = {split: load_split(config, split, data_dir, log=say)

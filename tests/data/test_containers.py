@@ -39,6 +39,9 @@ SUFFIXES = 'mp4 mov mkv webm avi ts flv wmv mpg m4v ogv 3gp gif'.split()
 def in_order(path):
     """Every frame of a file as FFmpeg decodes it from the start."""
     with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        if context:  # with several threads PyAV 17.1 ends in a segmentation fault
+            context.thread_count = 1
         return [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
 
 

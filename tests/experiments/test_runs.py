@@ -187,6 +187,8 @@ def test_the_videos_of_each_split_are_counted_and_a_part_is_said_to_be_one(asked
 @pytest.mark.parametrize('words, said', [
     (['--set', 'head=X-Pol'], "unknown head 'X-Pol'"),
     (['--set', 'clip=ViT-Z-9'], 'ViT-Z-9'),
+    (['--set', 'max_frames=100'], 'the temporal transformer has 48 positions'),
+    (['--set', 'max_words=100'], 'the text tower of this CLIP has 48 positions'),
     (['--set', 'clip=ViT-B-32', 'clip_pretrained=nowhere.pt'], 'nowhere.pt'),
     (['--device', 'cuda:63'], "device 'cuda:63' cannot be used here"),
     (['--device', 'gpu'], "device 'gpu' cannot be used here")])
