@@ -182,7 +182,8 @@ def test_moments_are_those_of_the_time_stamps(checkpoint, tmp_path):
     (tmp_path / 'films').mkdir()
     encode(tmp_path / 'films/varying.mkv', numbered(70), times=times)
     index(tmp_path / 'films', tmp_path / 'g', checkpoint)
-    frames = open_gallery(tmp_path / 'g').search(TEXTS[0], 1)[0].frames
+    with pytest.warns(UserWarning, match='knows moving shapes only'):
+        frames = open_gallery(tmp_path / 'g').search(TEXTS[0], 1)[0].frames
     assert len(frames) > 2
     for frame in frames:
         assert frame['seconds'] == pytest.approx(times[frame['index']] / 1000, abs=0.01)
@@ -225,7 +226,8 @@ def test_links_loops_and_tables(films, tmp_path):
     rows = ['path,caption,video_id,start,end', 'test0003.mp4,one,a,0,2', 'test0003.mp4,two,b,2,4']
     (films / 'table.csv').write_text('\n'.join(rows) + '\n')
     film = str(films / 'test0003.mp4')
-    assert find_clips([films / 'table.csv']) == {(film, 0.0, 2.0): 'a', (film, 2.0, 4.0): 'b'}
+    assert find_clips([films / 'table.csv']) == {
+        (film, 0.0, 2.0): {'id': 'a', 'caption': 'one'}, (film, 2.0, 4.0): {'id': 'b', 'caption': 'two'}}
 
 
 def test_another_folder_adds_and_only_sync_removes(gallery, films, tmp_path):
