@@ -211,6 +211,7 @@ class Gallery:
                       clip.get('caption', ''))
 
 
+@page.warnings_as_lines()
 def search_command(gallery: str | os.PathLike, queries: Sequence[str], k: int = 5,
                    shortlist: int | None = None, as_json: bool = False,
                    html: str | os.PathLike | None = None, model: str | None = None,

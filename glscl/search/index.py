@@ -33,7 +33,7 @@ from ..score import beyond_shapes
 from . import shards
 from . import shortlist as shortlists
 from .gallery import ANOTHER, Gallery
-from .page import show, warned
+from .page import show, warned, warnings_as_lines
 from .zero_shot import ZeroShot
 
 SAVE_AFTER = 300   # seconds after which rows are written that fill no shard: what a kill can cost
@@ -331,6 +331,7 @@ def _encode_all(writer, model, todo, batch, workers, log, noted):
     return added, done
 
 
+@warnings_as_lines()
 def index_command(videos: Sequence[Source], out: str | os.PathLike, model: str | None = None,
                   device: str = 'auto', batch: int = 16, workers: int | None = None,
                   shortlist: bool = False, sync: bool = False, yes: bool = False,

@@ -1,8 +1,10 @@
 """Results to look at: lines of text, and an HTML page with the frames that a text weighed most."""
 import base64
+import contextlib
 import html
 import io
 import sys
+import warnings
 from pathlib import Path
 
 from PIL import Image
@@ -28,6 +30,14 @@ def show(text, stream=None):
 def warned(line):
     """A warning for the user of a command: one line on stderr."""
     show(f'warning: {shown(line)}', sys.stderr)
+
+
+@contextlib.contextmanager
+def warnings_as_lines():
+    """Within it Python's warnings are lines on stderr, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: warned(message)
+        yield
 
 
 def results_table(queries, results):

@@ -170,6 +170,14 @@ def test_the_shipped_model_says_once_that_it_knows_shapes_only(tmp_path, capsys)
     assert len(told) == 1
 
 
+def test_words_that_the_small_clip_does_not_know_are_counted_in_one_line(shared_gallery, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter('default')
+        status, _, err = typed(f'search {shared_gallery} "a cat playing the piano" --device cpu', capsys)
+    assert status == 0 and err.count('\n') == 1
+    assert err.startswith("warning: 3 tokens are not in the small CLIP's vocabulary")
+
+
 def test_it_says_nothing_of_videos_of_shapes_and_another_clip_says_nothing_at_all(films, weights, tmp_path, capsys):
     status, _, err = typed(f'index "{films}" --out {tmp_path}/g --workers 1 --device cpu', capsys)
     assert status == 0 and err == ''
