@@ -14,7 +14,8 @@ from ..score import encode_captions
 # OpenAI's CLIP, whose sentences and frames have lengths of about 10: cosines count 33-fold. Where
 # another CLIP's features are longer or shorter, tau is such that |e||y| / tau stays so.
 SHARPNESS = 10 * 10 / 3
-NEUTRAL = ('a video', 'a person is talking', 'people outdoors', 'something moves', 'a close-up')
+# Plain sentences, of words that the small CLIP knows too.
+NEUTRAL = ('a ball on the grass', 'the sea at night', 'a small box', 'snow on the beach', 'a star')
 
 
 class ZeroShot(GLSCL):
