@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ..interaction import frame_weights
-from ..model import GLSCL, Texts
+from ..model import GLSCL, Texts, Videos
 from ..runtime.distributed import objects, rank, world
 from ..runtime.files import atomic_write
 from ..score import beyond_shapes, encode_captions
@@ -37,7 +37,7 @@ class Result:
     start: float | None  # the part of the file, in seconds (None: no limit)
     end: float | None
     state: str           # "ok", "changed" or "missing", by the file as it is today
-    frames: list         # {index, seconds, weight} each, those first that the text weighed most
+    frames: list[dict]   # {index, seconds, weight} each, those first that the text weighed most
     caption: str = ''    # the video's own, where a table gave one
 
 
@@ -71,7 +71,8 @@ class Gallery:
         self.damaged = manifest['damaged']
         return True
 
-    def read(self, name, entry, rows=None):
+    def read(self, name: str, entry: dict,
+             rows: torch.Tensor | None = None) -> tuple[list[str], Videos]:
         """`shards.read_shard`, after a look at the whole shard when it is read for the first time.
 
         ShardError also where its features are not of this model's sizes."""

@@ -59,7 +59,8 @@ class Unreadable:
     final: bool
 
 
-def find_clips(sources, log=None):
+def find_clips(sources: Sequence[Source],
+               log: Callable[[str], None] | None = None) -> dict[ClipKey, dict]:
     """The clips of folders, tables and single files: {ClipKey: {id, and caption where a table gives
     one}}, sorted by path and start.
 
@@ -166,7 +167,7 @@ def index_videos(sources: Source | list[Source], out: str | os.PathLike,
     if not wanted:
         raise ValueError('no video is named')
     model, made_by = _same_model(out, model, device)
-    line = beyond_shapes(model, [clip.path for clip in wanted][:LISTED])
+    line = beyond_shapes(model, [clip.path for clip in wanted])
     if line:
         warn(f'{line} {ANOTHER}')
     try:
@@ -371,7 +372,7 @@ def _ask(removed, total):
     return answer.strip().lower() in ('y', 'yes')
 
 
-def report(done, out):
+def report(done: dict, out: Source) -> None:
     """Print what `index_videos` returned for the gallery `out`."""
     unreadable = list(done['unreadable'].values())
     show(f'{shown(out)} holds {done["videos"]} videos: {done["added"]} added or encoded again, '

@@ -13,6 +13,7 @@ import os
 import time
 import uuid
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -27,6 +28,7 @@ from ..runtime.files import atomic_write, one_line
 from ..runtime.records import read_json
 from .zero_shot import ZeroShot
 
+Place = str | os.PathLike
 ROWS = 1024  # videos of a shard, at most
 MOST = 2 ** 20  # rows that anybody's shard may claim
 NUMBERS = dict(start=(int, float, None), end=(int, float, None), size=(int,),
@@ -39,7 +41,7 @@ class ShardError(ValueError):
     """A shard that cannot be used; the message names it and says why."""
 
 
-def fingerprint(model):
+def fingerprint(model: GLSCL) -> str:
     """A hash of the weights that features depend on, and of the settings that no weight tells."""
     clip = model.clip
     settings = [getattr(model.config, name) for name in SETTINGS]
@@ -56,7 +58,8 @@ def fingerprint(model):
     return mark.hexdigest()[:32]
 
 
-def pick_model(model=None, manifest=None, device='auto'):
+def pick_model(model: GLSCL | Place | None = None, manifest: dict | None = None,
+               device: str = 'auto') -> tuple[GLSCL, dict]:
     """The model of a gallery, and what gallery.json is to say of it: {model: the path of its
     checkpoint, or None, clip: `ZeroShot.record`, or None}.
 
@@ -98,7 +101,7 @@ def _recorded_clip(clip):
     return ZeroShot(clip['name'], file, clip['temperature'])
 
 
-def read_manifest(folder, mark=None):
+def read_manifest(folder: Place, mark: str | None = None) -> dict:
     """gallery.json as a dict: fingerprint, model, clip (not in older ones), shards, unreadable; and
     `damaged`, a line for each of its entries that cannot be used and is left out.
 
@@ -175,14 +178,15 @@ def _is_clip(clip, numbers=tuple(NUMBERS)):
             and all(x is None or math.isfinite(x) for x in values.values()))
 
 
-def write_manifest(folder, manifest):
+def write_manifest(folder: Place, manifest: dict) -> None:
     """From here on this is what counts."""
     manifest = {name: value for name, value in manifest.items() if name != 'damaged'}
     with atomic_write(Path(folder) / 'gallery.json') as half:
         half.write_bytes(json.dumps(manifest, indent=0).encode())
 
 
-def read_shard(folder, name, entry, mark, rows=None):
+def read_shard(folder: Place, name: str, entry: dict, mark: str,
+               rows: Sequence[int] | torch.Tensor | None = None) -> tuple[list[str], Videos]:
     """The clips of a shard, one JSON text each, and the Videos of some of its rows.
 
     A clip is {id, path, start, end, size, mtime, indices, seconds} (in older galleries fps in place
@@ -215,7 +219,7 @@ def read_shard(folder, name, entry, mark, rows=None):
     return metadata['clips'].split('\n'), videos
 
 
-def check_shard(folder, name, entry, mark, model):
+def check_shard(folder: Place, name: str, entry: dict, mark: str, model: GLSCL) -> list[dict]:
     """The clips of a shard as dicts, once every byte of it has been looked at; else ShardError.
 
     Against the checksum in its `entry`, which galleries of before do not have; the sizes of its
@@ -288,7 +292,7 @@ def _check_header(path, rows, clips, shapes):
         raise ShardError(f'{path}: is not laid out as its entry in gallery.json says')
 
 
-def stat_of(path):
+def stat_of(path: Place) -> list[int] | None:
     """[bytes, time of change in nanoseconds]; None where the file cannot be asked."""
     try:
         stat = os.stat(path)

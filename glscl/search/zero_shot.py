@@ -33,9 +33,14 @@ class ZeroShot(GLSCL):
             tags = open_clip.list_pretrained_tags_by_model(clip.replace('/', '-'))
             raise ValueError(f'{clip} needs --pretrained: a file of weights, or a tag of open_clip '
                              f'({", ".join(tags) or "it has none for this one"})')
-        super().__init__(Config(clip=clip, clip_pretrained=pretrained, max_words=words,
-                                temporal='none', local_weight=0, freeze_clip=True,
-                                temperature=temperature or Config.temperature))
+        config = Config(clip=clip, clip_pretrained=pretrained, max_words=words, temporal='none',
+                        local_weight=0, freeze_clip=True,
+                        temperature=temperature or Config.temperature)
+        try:
+            super().__init__(config)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{error} For `glscl index` the path is named as '
+                                    f'--pretrained.') from None
         self.fitted = temperature is not None
         self.eval()
 
@@ -49,13 +54,13 @@ class ZeroShot(GLSCL):
         return dict(name=c.clip, pretrained=pretrained,
                     temperature=c.temperature if self.fitted else None)
 
-    def set_temperature(self, temperature: float):
+    def set_temperature(self, temperature: float) -> None:
         """From here on this is tau."""
         self.config = self.config.replace(temperature=temperature)
         self.fitted = True
 
     @torch.no_grad()
-    def fit(self, videos: Videos):
+    def fit(self, videos: Videos) -> None:
         """Choose tau by the lengths of these videos' frames and of neutral sentences."""
         sentences = encode_captions(self, NEUTRAL).sentence                 # [5, D]
         e = sentences.float().norm(dim=-1).mean()

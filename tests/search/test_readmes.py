@@ -2,20 +2,26 @@
 
 Only CLIP differs: OpenAI's weights are not here, so the small one takes their place."""
 import csv
+import inspect
 import io
 import json
 import re
 import shlex
 import shutil
+import typing
 from pathlib import Path
 
 import pytest
 import torch
 
+from glscl import Gallery, ZeroShot, score
 from glscl.__main__ import main
 from glscl.data.video import read_frames
 from glscl.datasets.readers.own import own
 from glscl.datasets.splits import shapes_table
+from glscl.search import shards
+from glscl.search.gallery import search_command
+from glscl.search.index import find_clips, index_command, index_videos
 
 ROOT = Path(__file__).parents[2]
 SHORT = {'--clip ViT-B-32 --pretrained openai': '--clip small'}  # what is not here
@@ -132,3 +138,12 @@ def test_no_weights_may_be_named_in_every_way(word, monkeypatch):
     from glscl.config import load_config
     assert load_config('msrvtt', clip='small', **{'clip_pretrained': given['clip_pretrained']}).clip_pretrained is None
     assert given['checked'] is None
+
+
+@pytest.mark.parametrize('function', [score.score, score.encode_captions, score.encode_files, Gallery.__init__, Gallery.search,
+                                      Gallery.encode_texts, Gallery.read, index_videos, find_clips, index_command, search_command,
+                                      shards.fingerprint, shards.pick_model, shards.read_manifest, shards.read_shard, ZeroShot.__init__])
+def test_what_a_user_calls_has_type_hints(function):
+    told = typing.get_type_hints(function)  # each name in them is there
+    names = [name for name in inspect.signature(function).parameters if name != 'self']
+    assert set(told) >= {*names, *([] if function.__name__ == '__init__' else ['return'])}

@@ -127,7 +127,8 @@ def test_weights_that_moved_are_named_and_index_takes_their_new_place(zero_shot_
     ('--clip ViT-B-32 --pretrained opena', "'opena' is neither a file on this machine nor one of open_clip's tags"),
     ('--pretrained openai', '--pretrained openai are the weights of which architecture?'),
     ('--clip small --model runs/x', '--model names a trained model and --clip one without'),
-    ('--clip ViT-B-32 --pretrained openai', 'the weights of ViT-B-32 (openai) are not on this machine and cannot be downloaded')])
+    ('--clip ViT-B-32 --pretrained openai', 'the weights of ViT-B-32 (openai) are not on this machine and cannot be downloaded'),
+    ('--clip ViT-B-32 --pretrained openai', 'For `glscl index` the path is named as --pretrained.')])
 def test_what_is_wrong_with_a_clip_is_one_line(flags, said, films, tmp_path, capsys, monkeypatch):
     def unreachable(*_, **__):
         raise OSError('no route to host')
