@@ -18,7 +18,7 @@ PUBLIC = {'GLSCL': 'model', 'Texts': 'model', 'Videos': 'model',
           'global_similarity': 'interaction', 'local_similarity': 'interaction',
           'retrieval_metrics': 'metrics', 'qb_norm': 'rescoring', 'dual_softmax': 'rescoring',
           'tokenize': 'data.tokens', 'read_frames': 'data.video', 'pixels': 'data.sampling',
-          'Gallery': 'search.gallery'}
+          'Gallery': 'search.gallery', 'ZeroShot': 'search.zero_shot'}
 
 
 def __getattr__(name):

@@ -21,6 +21,8 @@ DataDir = Annotated[str | None, arg(
 Split = Literal['test', 'val', 'train']
 Device = Annotated[str, arg(help='auto, cpu, cuda, cuda:1, mps, …')]
 Model = Annotated[str | None, arg(metavar='FILE', help="A checkpoint or a run's folder.")]
+Clip = Annotated[str | None, arg(
+    metavar='NAME', help="Search with this CLIP as it is, untrained on videos: open_clip's name.")]
 Settings = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, arg(
     name='set', metavar='KEY=VALUE [KEY=VALUE …]', help='Settings that override the recipe.')]
 Parameters = Annotated[tuple[tuple[str, str], ...], UseAppendAction, arg(
@@ -110,24 +112,27 @@ def check(recipe: Recipe = 'shapes', data_dir: DataDir = None, decode: bool = Fa
 @app.command
 def index(videos: Positional[tuple[str, ...]], /, out: str, model: Model = None,
           device: Device = 'auto', batch: int = 16, workers: int | None = None,
-          shortlist: bool = False, sync: bool = False, yes: bool = False):
+          shortlist: bool = False, sync: bool = False, yes: bool = False, clip: Clip = None,
+          pretrained: str | None = None):
     """Encode your own videos into a gallery to search; a later run adds more and goes on.
 
-    Example: glscl index VIDEOS/ --out gallery/
+    Example: glscl index VIDEOS/ --out gallery/ --clip ViT-B-32 --pretrained openai
 
     Args:
-        videos: Folders (mp4, webm, avi, mkv, mov at any depth), or tables of paths.
+        videos: Folders (videos at any depth), video files, or tables (.csv, .jsonl) of paths.
         out: The folder of the gallery; what it holds stays, and these videos are added.
         batch: Videos encoded at once.
         workers: Processes that decode.
         shortlist: Also make the index (faiss) for `glscl search --shortlist`.
         sync: Remove from the gallery what is not among these videos, and say how many.
         yes: With --sync, also where that is more than half of them; else it asks.
+        pretrained: The weights of --clip: a file, or open_clip's tag (downloaded if not here).
     """
     if not videos:
-        raise ValueError('name the videos: folders, or tables of paths')
+        raise ValueError('name the videos: folders, files, or tables of paths')
     from .search.index import index_command
-    return index_command(videos, out, model, device, batch, workers, shortlist, sync, yes)
+    return index_command(videos, out, model, device, batch, workers, shortlist, sync, yes, clip,
+                         pretrained)
 
 
 @app.command

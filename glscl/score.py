@@ -1,30 +1,42 @@
 """Captions and video files as a user has them, straight to features and scores."""
 import os
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from .clip_models import evaluating
-from .data.sampling import pixels
+from .clip_models import ClipModel, evaluating
+from .data.batch import Items
+from .data.sampling import VideoError, pixels
 from .data.tokens import tokenize
-from .data.video import read_frames
+from .data.video import open_video, read_frames
 from .runtime.devices import autocast
 
+VideoFile = str | os.PathLike
+SHAPES = (64, 64)  # width and height in pixels of every video of `shapes`
+LOOKED_AT = 5      # videos asked for their size: a folder of others shows it in the first few
 
-def score(model, captions, paths):
+
+def score(model: ClipModel, captions: str | Sequence[str],
+          paths: VideoFile | Sequence[VideoFile]) -> float | torch.Tensor:
     """S of the paper, the score of captions with video files: a float for one caption and one
     file, else a tensor with a row a caption and a column a file.
 
         model.score('a red ring shrinks', 'film.mp4')
         model.score(['a red ring shrinks', 'a blue square grows'], ['a.mp4', 'b.mp4'])
 
-    model: of any head. ValueError for an empty caption or list; VideoError for a file that cannot
-    be read."""
+    model: of any head. A warning says where it knows moving shapes only and a file shows something
+    else. ValueError for an empty caption or list; VideoError for a file that cannot be read."""
     one_caption, one_path = isinstance(captions, str), isinstance(paths, (str, os.PathLike))
     captions = [captions] if one_caption else list(captions)
     paths = [paths] if one_path else list(paths)
     if not captions or not paths:
         raise ValueError('give a caption and a video file, or lists of them')
+    line = beyond_shapes(model, paths)
+    if line:
+        warnings.warn(f'{line} Take a run trained with another CLIP, or a CLIP as it '
+                      f'is: glscl.ZeroShot("ViT-B-32", "openai")', stacklevel=3)
     with torch.no_grad(), evaluating(model):
         S = model.similarity(encode_captions(model, captions), encode_files(model, paths))
     S = S.float().cpu()                                                     # [T, V]
@@ -33,8 +45,27 @@ def score(model, captions, paths):
     return S if S.ndim else S.item()
 
 
+def beyond_shapes(model: ClipModel, paths: Sequence[VideoFile]) -> str | None:
+    """What to say where a model with the small CLIP, as the shipped one, meets other videos than
+    those of `shapes`, which are all of one small size; else None.
+
+    The first few files are asked for their size; those that cannot be read say nothing."""
+    if model.clip.rows is None:  # a CLIP with a row for every token was trained on more
+        return None
+    for path in paths[:LOOKED_AT]:
+        try:
+            with open_video(path) as (_, stream):
+                size = stream.codec_context.width, stream.codec_context.height
+        except VideoError:
+            continue
+        if size != SHAPES:
+            return (f'{path} is no video of `shapes`, and this model knows moving shapes only (its '
+                    f'CLIP is the small one): on other videos its scores mean nothing.')
+    return None
+
+
 @torch.no_grad()
-def encode_captions(model, captions, batch=200):
+def encode_captions(model: ClipModel, captions: Sequence[str], batch: int = 200) -> Items:
     """A list of T strings -> Texts, `batch` at a time, in the device's precision."""
     token_ids, mask = tokenize(captions, model.config.max_words)            # [T, L] both
     length = int(mask.sum(1).max())
@@ -46,7 +77,7 @@ def encode_captions(model, captions, batch=200):
 
 
 @torch.no_grad()
-def encode_files(model, paths):
+def encode_files(model: ClipModel, paths: Sequence[VideoFile]) -> Items:
     """V video files -> Videos, one at a time, sampled and resized as the model's config says."""
     c, parts = model.config, []
     with evaluating(model), autocast(model.device):

@@ -78,7 +78,10 @@ CALLS = {
     'index a b --out g --batch 4 --workers 2 --shortlist': (
         'search.index.index_command',
         {'videos': ('a', 'b'), 'out': 'g', 'model': None, 'device': 'auto', 'batch': 4,
-         'workers': 2, 'shortlist': True}),
+         'workers': 2, 'shortlist': True, 'clip': None, 'pretrained': None}),
+    'index a.mp4 --out g --clip ViT-B-32 --pretrained openai': (
+        'search.index.index_command',
+        {'videos': ('a.mp4',), 'out': 'g', 'clip': 'ViT-B-32', 'pretrained': 'openai', 'model': None}),
     'search g "a red ring" "a star" -k 3 --shortlist 50 --json --html p.html --model m': (
         'search.gallery.search_command',
         {'gallery': 'g', 'queries': ('a red ring', 'a star'), 'k': 3, 'shortlist': 50,
@@ -144,6 +147,9 @@ def test_the_exit_status_is_the_commands(line, where, returned, status, monkeypa
     ('train --seed one', ['--seed', "'one'"]),
     ('evaluate run --split all', ['--split', 'test', 'val', 'train']),
     ('index videos', ['--out']),
+    ('index videos --out g --cilp ViT-B-32', ['--cilp', '--clip', 'glscl index --help']),
+    ('search g x --nix', ['--nix', 'glscl search --help']),
+    ('serach g x', ['serach', 'search']),
     ('search', ['GALLERY'])])
 def test_what_is_unknown_or_missing_is_named_with_what_there_is(line, shown, capsys):
     assert ended(line) == 2

@@ -4,25 +4,27 @@
 """
 import dataclasses
 import json
-import sys
+import os
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 
-from ..data.tokens import tokenize
 from ..interaction import frame_weights
-from ..model import Texts
-from ..runtime.devices import autocast
+from ..model import GLSCL, Texts, Videos
 from ..runtime.distributed import objects, rank, world
 from ..runtime.files import atomic_write
-from ..runtime.terminal import shown
+from ..score import beyond_shapes, encode_captions
 from . import page, shards
 from .shortlist import candidates
 from .topk import EMPTY, merge_top_k, scores_and_places, sortable_keys
 
+# What to do about `score.beyond_shapes`.
+ANOTHER = ('Name a CLIP, as in `glscl index VIDEOS --out NEW_FOLDER --clip ViT-B-32 --pretrained '
+           'openai`, or a run trained on such videos as --model')
 CHUNK = 1024  # videos scored at once, never across shards: however a gallery is split, same numbers
 
 
@@ -35,23 +37,28 @@ class Result:
     start: float | None  # the part of the file, in seconds (None: no limit)
     end: float | None
     state: str           # "ok", "changed" or "missing", by the file as it is today
-    frames: list         # {index, seconds, weight} each, those first that the text weighed most
+    frames: list[dict]   # {index, seconds, weight} each, those first that the text weighed most
+    caption: str = ''    # the video's own, where a table gave one
 
 
 class Gallery:
     """The videos of a folder that `glscl index` made, to be searched by text.
 
-    model: a GLSCL, a checkpoint or a run's folder; by default the one that made the gallery.
+    model: a GLSCL, a checkpoint or a run's folder; by default the one that made the gallery, also
+    where that was a CLIP without training (`ZeroShot`). The first search says where the model knows
+    moving shapes only and the videos found are others.
     `problems` lists the shards that the last search had to leave out; each is also given to `log`
     (by default a warning)."""
 
-    def __init__(self, folder, model=None, device='auto', log=None):
+    def __init__(self, folder: str | os.PathLike, model: GLSCL | str | os.PathLike | None = None,
+                 device: str = 'auto', log: Callable[[str], None] | None = None):
         self.folder, self.log, self.problems = Path(folder), log or warnings.warn, []
         manifest = shards.read_manifest(folder)
-        self.model, _ = shards.pick_model(model, manifest['model'], device)
+        self.model, _ = shards.pick_model(model, manifest, device)
         self.mark = shards.fingerprint(self.model)
         self.manifest_stat, self.nearest = None, (None, None)  # nearest: of `shortlist.candidates`
         self.checked, self.told = set(), set()  # shards found whole; problems that were logged
+        self.looked = False  # whether what was found is what the model knows
         self._refresh()
 
     def _refresh(self):
@@ -64,7 +71,8 @@ class Gallery:
         self.damaged = manifest['damaged']
         return True
 
-    def read(self, name, entry, rows=None):
+    def read(self, name: str, entry: dict,
+             rows: torch.Tensor | None = None) -> tuple[list[str], Videos]:
         """`shards.read_shard`, after a look at the whole shard when it is read for the first time.
 
         ShardError also where its features are not of this model's sizes."""
@@ -74,21 +82,15 @@ class Gallery:
             self.checked.add(key)
         return shards.read_shard(self.folder, name, entry, self.mark, rows)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return sum(entry['rows'] for _, entry in self.shards)
 
-    @torch.no_grad()
-    def encode_texts(self, queries, batch=200):
+    def encode_texts(self, queries: Sequence[str], batch: int = 200) -> Texts:
         """Texts of a list of strings, `batch` at a time."""
-        token_ids, mask = tokenize(queries, self.model.config.max_words)  # [T, L] both
-        longest = int(mask.sum(1).max())
-        device = next(self.model.parameters()).device
-        token_ids, mask = token_ids[:, :longest].to(device), mask[:, :longest].to(device)
-        with autocast(device):
-            parts = map(self.model.encode_texts, token_ids.split(batch), mask.split(batch))
-            return Texts.cat(parts)
+        return encode_captions(self.model, queries, batch)
 
-    def search(self, queries, k=5, chunk=CHUNK, shortlist=None):
+    def search(self, queries: str | Sequence[str] | Texts, k: int = 5, chunk: int = CHUNK,
+               shortlist: int | None = None) -> list[Result] | list[list[Result]]:
         """The k best videos of a text: list[Result], best first; of several texts one list each.
 
         queries: a string, a list of strings, or Texts. chunk: videos scored at once, which bounds
@@ -127,7 +129,14 @@ class Gallery:
             raise ValueError(f'{self.folder}: none of the {total} shards can be read; `glscl index '
                              f'VIDEOS --out {self.folder}` encodes the videos again'
                              if total else f'{self.folder} holds no videos yet')
+        self._look_at([result.path for row in results for result in row])
         return results[0] if one else results
+
+    def _look_at(self, paths):
+        line = not self.looked and beyond_shapes(self.model, paths)
+        if line:
+            self.log(f'{line} {ANOTHER}')
+        self.looked = True
 
     @torch.no_grad()
     def _best_keys(self, texts, k, chunk, shortlist):
@@ -199,11 +208,15 @@ class Gallery:
             state = 'missing'
         else:
             state = 'ok' if stat == [clip['size'], clip['mtime']] else 'changed'
-        return Result(clip['path'], clip['id'], score, clip['start'], clip['end'], state, frames)
+        return Result(clip['path'], clip['id'], score, clip['start'], clip['end'], state, frames,
+                      clip.get('caption', ''))
 
 
-def search_command(gallery, queries, k=5, shortlist=None, as_json=False, html=None, model=None,
-                   device='auto'):
+@page.warnings_as_lines()
+def search_command(gallery: str | os.PathLike, queries: Sequence[str], k: int = 5,
+                   shortlist: int | None = None, as_json: bool = False,
+                   html: str | os.PathLike | None = None, model: str | None = None,
+                   device: str = 'auto') -> None:
     """Find videos in a gallery by what a text says of them.
 
     gallery: a folder of `glscl index`; queries: texts, searched in one go; k: how many videos;
@@ -211,9 +224,7 @@ def search_command(gallery, queries, k=5, shortlist=None, as_json=False, html=No
     a page with pictures; model: a checkpoint or a run's folder (default: the one that made the
     gallery). Shards left out are named on stderr. Raises ValueError, OSError or ImportError with
     a message for the user."""
-    def warn(line):
-        page.show(f'warning: {shown(line)}', sys.stderr)
-    found = Gallery(gallery, model, device, warn)
+    found = Gallery(gallery, model, device, page.warned)
     results = found.search(queries, k, shortlist=shortlist)
     if html:
         text = page.html_page(queries, results, found.model.config)

@@ -8,6 +8,8 @@ import json
 import os
 import sys
 import time
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,23 +22,27 @@ import torch
 from ..data.sampling import VideoError, pixels
 from ..data.video import frame_seconds, read_frames
 from ..data.workers import KILLED, Workers
-from ..datasets.readers.own import own
+from ..datasets.readers.own import listed
 from ..interaction import gram
-from ..model import Videos
-from ..runtime.devices import autocast, stop_noted, stopped
+from ..model import GLSCL, Videos
+from ..runtime.devices import autocast, pick_device, stop_noted, stopped
 from ..runtime.files import remove_halves
 from ..runtime.locks import one_writer
 from ..runtime.terminal import shown
+from ..score import beyond_shapes
 from . import shards
 from . import shortlist as shortlists
-from .gallery import Gallery
-from .page import show
+from .gallery import ANOTHER, Gallery
+from .page import show, warned, warnings_as_lines
+from .zero_shot import ZeroShot
 
 SAVE_AFTER = 300   # seconds after which rows are written that fill no shard: what a kill can cost
 LOCK_TIMEOUT = 2   # seconds; the workers of a killed indexer have ended by then
 LOG_EVERY = 10     # seconds between lines of progress
 LISTED = 20        # unreadable videos that `report` names
 LARGE = 10         # videos that a sync removes unasked, where they are more than half of all
+
+Source = str | os.PathLike
 
 
 class ClipKey(NamedTuple):
@@ -53,20 +59,30 @@ class Unreadable:
     final: bool
 
 
-def find_clips(sources):
-    """The clips of folders and tables: {ClipKey: video_id}, sorted by path and start.
+def find_clips(sources: Sequence[Source],
+               log: Callable[[str], None] | None = None) -> dict[ClipKey, dict]:
+    """The clips of folders, tables and single files: {ClipKey: {id, and caption where a table gives
+    one}}, sorted by path and start.
 
-    sources: a list of folders, and of tables as `datasets.readers.own` takes them (their split
-    "test"). No file comes twice: where links lead to it as well, its own path is taken."""
+    sources: a list of what `datasets.readers.own.listed` takes. No file comes twice: where links
+    lead to it as well, its own path is taken; of several captions the first."""
     rows = [dict(row, path=os.path.abspath(row['path']))
-            for source in sources for row in own(source, 'test', 'test')]
+            for source in sources for row in listed(source, log)]
     rows.sort(key=lambda row: os.path.islink(row['path']))  # so that files come before links
     clips = {}
     for row in rows:
         file = os.path.realpath(row['path'])
         clips.setdefault((file, row['start'], row['end']), row)
     rows = sorted(clips.values(), key=lambda row: (row['path'], row['start'] or 0, row['end'] or 0))
-    return {_key(row): row['video_id'] for row in rows}
+    return {_key(row): _label(row) for row in rows}
+
+
+def _label(row):
+    """What a gallery keeps of a row besides its ClipKey."""
+    label = {'id': row['video_id']}
+    if row['caption']:
+        label['caption'] = row['caption']
+    return label
 
 
 def _key(row):
@@ -120,16 +136,21 @@ def _encode(model, clips):
     return Videos(y, videos.mask.cpu(), gram(y), concepts)  # gram of the frames as they are stored
 
 
-def index_videos(sources, out, model=None, device='auto', batch=16, workers=None, log=print,
-                 sync=False, confirm=None):
+def index_videos(sources: Source | list[Source], out: str | os.PathLike,
+                 model: GLSCL | str | os.PathLike | None = None, device: str = 'auto',
+                 batch: int = 16, workers: int | None = None,
+                 log: Callable[[str], None] | None = print, sync: bool = False,
+                 confirm: Callable[[int, int], bool] | None = None,
+                 warn: Callable[[str], None] = warnings.warn) -> dict:
     """Add videos to the gallery `out`, which is made; only new and changed ones are encoded.
 
-    sources: a folder, a table of paths (`datasets.readers.own`; its split "test"), or a list of
-    such. model: a GLSCL, a checkpoint, a run's folder, or None for the one that made the
-    gallery (at first the shipped one). batch: videos encoded at once; workers: processes that
-    decode. Size and time tell whether a file has changed. A video that cannot be read is
-    listed, and tried again once it has changed. A run that was broken off goes on; after SIGTERM
-    or Ctrl-C it keeps what it has encoded, says so, and raises SystemExit(143) or
+    sources: a folder, a video, a table of paths (`datasets.readers.own.listed`), or a list of
+    such. model: a GLSCL (`ZeroShot`: a CLIP without training), a checkpoint, a run's folder, or
+    None for the one that made the gallery (at first the shipped one, which knows moving shapes
+    only: `warn` is told where the first videos are others). batch: videos encoded at once;
+    workers: processes that decode. Size and time tell whether a file has changed. A video that
+    cannot be read is listed, and tried again once it has changed. A run that was broken off goes
+    on; after SIGTERM or Ctrl-C it keeps what it has encoded, says so, and raises SystemExit(143) or
     KeyboardInterrupt.
 
     sync: also remove what `sources` do not name. More than half of the gallery, and LARGE at least,
@@ -142,16 +163,19 @@ def index_videos(sources, out, model=None, device='auto', batch=16, workers=None
     for name, n in dict(batch=batch, workers=workers).items():
         if not hasattr(n, '__index__') or n < 1:
             raise ValueError(f'{name} must be a whole number of 1 or more, not {n}')
-    wanted = find_clips([sources] if isinstance(sources, (str, os.PathLike)) else sources)
+    wanted = find_clips([sources] if isinstance(sources, (str, os.PathLike)) else sources, log)
     if not wanted:
         raise ValueError('no video is named')
-    model, path = _same_model(out, model, device)
+    model, made_by = _same_model(out, model, device)
+    line = beyond_shapes(model, [clip.path for clip in wanted])
+    if line:
+        warn(f'{line} {ANOTHER}')
     try:
         with one_writer(out, LOCK_TIMEOUT):
-            manifest = _begin(out, model, path)
+            manifest = _begin(out, model, made_by)
             writer = shards.Writer(out, manifest)
             return _update(writer, model, wanted, batch, workers, log, sync, confirm)
-    except FileNotFoundError:
+    except (FileNotFoundError, BrokenPipeError):  # the latter: whoever read the lines has gone
         raise
     except OSError as error:
         raise OSError(f'cannot write the gallery {out}: {error}. What it held before is intact; '
@@ -159,25 +183,25 @@ def index_videos(sources, out, model=None, device='auto', batch=16, workers=None
 
 
 def _same_model(out, model, device):
-    """(model, path of its checkpoint); ValueError unless it can go on with what is in `out`."""
+    """What `shards.pick_model` returns; ValueError unless it can go on with what is in `out`."""
     old = shards.read_manifest(out) if (out / 'gallery.json').exists() else None
     stray = next(out.glob('*.safetensors'), None)
     if stray and not old:
         raise ValueError(f'{out} holds {stray.name} but no gallery.json, which says what '
                          f'counts. Delete the folder, or name another')
-    model, path = shards.pick_model(model, old and old['model'], device)
+    model, made_by = shards.pick_model(model, old, device)
     if old:
         shards.read_manifest(out, shards.fingerprint(model))
-    return model, path
+    return model, made_by
 
 
-def _begin(out, model, path):
+def _begin(out, model, made_by):
     """The manifest of an old or a new gallery; what a killed run left is swept away."""
     mark = shards.fingerprint(model)
     manifest = {'fingerprint': mark, 'shards': {}, 'unreadable': [], 'damaged': []}
     if (out / 'gallery.json').exists():
         manifest = shards.read_manifest(out, mark)
-    manifest['model'] = path
+    manifest.update(made_by)
     shards.write_manifest(out, manifest)
     with contextlib.suppress(OSError):  # (on Windows) being read: the next run takes it away
         remove_halves(out)
@@ -188,8 +212,8 @@ def _begin(out, model, path):
 
 
 def _update(writer, model, wanted, batch, workers, log, sync, confirm):
-    """Add `wanted`, {ClipKey: video_id}; sync: remove all others. Returns what `index_videos`
-    does."""
+    """Add `wanted`, as `find_clips` returns it; sync: remove all others. Returns what
+    `index_videos` does."""
     out, manifest = writer.folder, writer.manifest
     for problem in manifest['damaged']:
         log(f'{problem}. Its videos are encoded again, as far as they are here')
@@ -213,8 +237,7 @@ def _update(writer, model, wanted, batch, workers, log, sync, confirm):
     manifest['unreadable'] = [bad for bad in manifest['unreadable'] if _still(bad, stats, sync)
                               and _key(bad) not in unchanged]
     settled = unchanged | {_key(bad) for bad in manifest['unreadable']}
-    todo = {clip: (video_id, stats[clip]) for clip, video_id in wanted.items()
-            if clip not in settled}
+    todo = {clip: (label, stats[clip]) for clip, label in wanted.items() if clip not in settled}
     removed, changed = len(gone), len(before & wanted.keys() - unchanged)
     log(f'{out}: {len(unchanged)} videos stay, {removed} go, {changed} have changed, {len(todo)} '
         f'are to be encoded')
@@ -254,7 +277,7 @@ def _stored_clips(writer, name, model, log):
 
 
 def _add(writer, model, todo, batch, workers, log):
-    """Decode and encode `todo`, {ClipKey: (video_id, stat)}; returns how many could be."""
+    """Decode and encode `todo`, {ClipKey: (label, stat)}; returns how many could be."""
     with stop_noted() as noted:
         added, done = _encode_all(writer, model, todo, batch, workers, log, noted)
     if done < len(todo):
@@ -273,8 +296,8 @@ def _encode_all(writer, model, todo, batch, workers, log, noted):
     results = _decode_all(todo, settings, workers, batch + workers)
     for done, (clip, result) in enumerate(results, 1):
         stop = bool(noted)
-        video_id, stat = todo[clip]
-        record = dict(id=video_id, **clip._asdict())
+        label, stat = todo[clip]
+        record = {**label, **clip._asdict()}
         if isinstance(result, Unreadable):
             unreadable.append(dict(record, stat=stat, reason=result.reason, final=result.final))
         else:
@@ -286,7 +309,11 @@ def _encode_all(writer, model, todo, batch, workers, log, noted):
             lines.append(json.dumps(record))
             frames.append(images)
         if lines and (len(lines) == batch or done == len(todo) or stop):
-            writer.add(lines, _encode(model, frames))
+            videos = _encode(model, frames)
+            if isinstance(model, ZeroShot) and not model.fitted:
+                model.fit(videos.to(model.device))
+                writer.manifest['clip'] = model.record
+            writer.add(lines, videos)
             added += len(lines)
             lines, frames = [], []
         if stop:
@@ -305,19 +332,32 @@ def _encode_all(writer, model, todo, batch, workers, log, noted):
     return added, done
 
 
-def index_command(videos, out, model=None, device='auto', batch=16, workers=None, shortlist=False,
-                  sync=False, yes=False):
-    """Encode the videos of folders into a gallery that `glscl search` searches.
+@warnings_as_lines()
+def index_command(videos: Sequence[Source], out: str | os.PathLike, model: str | None = None,
+                  device: str = 'auto', batch: int = 16, workers: int | None = None,
+                  shortlist: bool = False, sync: bool = False, yes: bool = False,
+                  clip: str | None = None, pretrained: str | None = None) -> int:
+    """Encode videos into a gallery that `glscl search` searches.
 
-    A later run adds and goes on. videos: folders and tables; shortlist: also build what
-    `glscl search --shortlist` needs (with faiss); sync: remove what is not among the videos, where
-    it is much only with `yes` or when the terminal says so; the rest as for `index_videos`. Prints
-    progress and a report; returns 0, or 1 if the gallery holds no video. Raises ValueError, OSError
-    or ImportError with a message for the user."""
+    A later run adds and goes on. videos: folders, files and tables; clip, pretrained: of a
+    `ZeroShot` in place of `model`; shortlist: also build what `glscl search --shortlist` needs
+    (with faiss); sync: remove what is not among the videos, where it is much only with `yes` or
+    when the terminal says so; the rest as for `index_videos`. Prints progress and a report, and
+    warnings on stderr; returns 0, or 1 if the gallery holds no video. Raises ValueError, OSError or
+    ImportError with a message for the user."""
     if shortlist:
         shortlists.faiss()
+    if model and (clip or pretrained):
+        raise ValueError('--model names a trained model and --clip one without training: name one '
+                         'of the two')
+    if pretrained and not clip:
+        raise ValueError(f'--pretrained {pretrained} are the weights of which architecture? Name '
+                         f'it too, as in --clip ViT-B-32')
+    if clip:
+        device = pick_device(device)
+        model = ZeroShot(clip, pretrained).to(device)
     done = index_videos(videos, out, model, device, batch, workers,
-                        lambda line: show(shown(line)), sync, lambda *n: yes or _ask(*n))
+                        lambda line: show(shown(line)), sync, lambda *n: yes or _ask(*n), warned)
     if shortlist and done['videos']:
         shortlists.build(Gallery(out, model, device))
     report(done, out)
@@ -332,7 +372,7 @@ def _ask(removed, total):
     return answer.strip().lower() in ('y', 'yes')
 
 
-def report(done, out):
+def report(done: dict, out: Source) -> None:
     """Print what `index_videos` returned for the gallery `out`."""
     unreadable = list(done['unreadable'].values())
     show(f'{shown(out)} holds {done["videos"]} videos: {done["added"]} added or encoded again, '

@@ -1,8 +1,10 @@
 """Results to look at: lines of text, and an HTML page with the frames that a text weighed most."""
 import base64
+import contextlib
 import html
 import io
 import sys
+import warnings
 from pathlib import Path
 
 from PIL import Image
@@ -14,7 +16,7 @@ from ..runtime.terminal import shown
 THUMBNAIL = 240  # pixels of the longer side
 STYLE = ('body{font:15px sans-serif;margin:2em;max-width:60em}li{margin:0 0 1.5em}'
          'figure{display:inline-block;margin:.3em .6em 0 0}figcaption{color:#555;font-size:13px}'
-         '.none{color:#a00}code{overflow-wrap:anywhere}')
+         '.none{color:#a00}code{overflow-wrap:anywhere}q{color:#333}video{max-width:24em}')
 NOTES = {'changed': 'has changed since it was indexed', 'missing': 'is no longer there'}
 
 
@@ -23,6 +25,19 @@ def show(text, stream=None):
     stream = stream or sys.stdout
     encoding = stream.encoding or 'utf-8'
     print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream, flush=True)
+
+
+def warned(line):
+    """A warning for the user of a command: one line on stderr."""
+    show(f'warning: {shown(line)}', sys.stderr)
+
+
+@contextlib.contextmanager
+def warnings_as_lines():
+    """Within it Python's warnings are lines on stderr, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: warned(message)
+        yield
 
 
 def results_table(queries, results):
@@ -37,6 +52,8 @@ def results_table(queries, results):
             note = f'   ({NOTES[result.state]})' if result.state in NOTES else ''
             path = shown(result.path)
             lines.append(f'{rank:4}  {result.score:6.3f}  {path}   at {moments}{note}')
+            if result.caption:
+                lines.append(f'{"":14}{shown(result.caption)}')
         lines.append('')
     return '\n'.join(lines[:-1])
 
@@ -62,19 +79,37 @@ def thumbnails(result, config, best=3):
 
 
 def html_page(queries, results, config):
-    """One HTML page that needs no other file: per text the videos found, with their thumbnails.
+    """One HTML page of results: per text the videos found, each to be played from the moment that
+    the text weighed most, with thumbnails that lead to theirs, and the caption of a table.
 
-    queries: T strings; results: T lists of Result; config: as for `thumbnails`."""
+    Pictures are in the page; videos stay where they are. queries: T strings; results: T lists of
+    Result; config: as for `thumbnails`."""
     parts = ['<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>glscl search</title>'
              f'<style>{STYLE}</style>']
     for query, found in zip(queries, results, strict=True):
         parts.append(f'<h2>{html.escape(query)}</h2><ol>')
-        for result in found:
-            link, name = html.escape(Path(result.path).as_uri()), html.escape(result.path)
-            parts.append(f'<li><a href="{link}"><code>{name}</code></a> score {result.score:.3f}'
-                         f'<br>{_figures(result, config)}</li>')
+        parts += [_item(result, config) for result in found]
         parts.append('</ol>')
     return '\n'.join([*parts, '</html>', ''])
+
+
+def _item(result, config):
+    """A result as HTML."""
+    name, caption = html.escape(result.path), ''
+    if result.caption:
+        caption = f'<br><q>{html.escape(result.caption)}</q>'
+    video = ''
+    if result.state != 'missing' and result.frames:
+        best = _moment(result, result.frames[0])
+        video = f'<video controls preload="none" src="{best}"></video><br>'
+    return (f'<li><a href="{_moment(result)}"><code>{name}</code></a> score {result.score:.3f}'
+            f'{caption}<br>{video}{_figures(result, config)}</li>')
+
+
+def _moment(result, frame=None):
+    """The address of a video, from a frame of it on."""
+    address = Path(result.path).as_uri()
+    return html.escape(f'{address}#t={frame["seconds"]}' if frame else address)
 
 
 def _figures(result, config):
@@ -82,8 +117,9 @@ def _figures(result, config):
     try:
         if result.state in NOTES:
             raise VideoError(f'the video {NOTES[result.state]}')
-        return ''.join(f'<figure><img alt="frame {frame["index"]}" src="{uri}"><figcaption>'
-                       f'{frame["seconds"]:.1f} s, weight {frame["weight"]:.2f}</figcaption>'
-                       f'</figure>' for uri, frame in thumbnails(result, config))
+        return ''.join(f'<figure><a href="{_moment(result, frame)}"><img alt="frame '
+                       f'{frame["index"]}" src="{uri}"></a><figcaption>{frame["seconds"]:.1f} s, '
+                       f'weight {frame["weight"]:.2f}</figcaption></figure>'
+                       for uri, frame in thumbnails(result, config))
     except (VideoError, OSError) as error:
         return f'<span class="none">no pictures: {html.escape(str(error))}</span>'

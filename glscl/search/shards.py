@@ -13,6 +13,7 @@ import os
 import time
 import uuid
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -25,7 +26,9 @@ from ..model import GLSCL, Videos
 from ..runtime.devices import pick_device
 from ..runtime.files import atomic_write, one_line
 from ..runtime.records import read_json
+from .zero_shot import ZeroShot
 
+Place = str | os.PathLike
 ROWS = 1024  # videos of a shard, at most
 MOST = 2 ** 20  # rows that anybody's shard may claim
 NUMBERS = dict(start=(int, float, None), end=(int, float, None), size=(int,),
@@ -38,7 +41,7 @@ class ShardError(ValueError):
     """A shard that cannot be used; the message names it and says why."""
 
 
-def fingerprint(model):
+def fingerprint(model: GLSCL) -> str:
     """A hash of the weights that features depend on, and of the settings that no weight tells."""
     clip = model.clip
     settings = [getattr(model.config, name) for name in SETTINGS]
@@ -55,30 +58,52 @@ def fingerprint(model):
     return mark.hexdigest()[:32]
 
 
-def pick_model(model, recorded=None, device='auto'):
-    """The model of a gallery, and the path of its checkpoint (None where no file is known).
+def pick_model(model: GLSCL | Place | None = None, manifest: dict | None = None,
+               device: str = 'auto') -> tuple[GLSCL, dict]:
+    """The model of a gallery, and what gallery.json is to say of it: {model: the path of its
+    checkpoint, or None, clip: `ZeroShot.record`, or None}.
 
-    model: a GLSCL, taken as it is; or the path of a checkpoint; or None for `recorded`, the path
-    in gallery.json, and without that for the shipped checkpoint. ValueError for a device that is
-    not here, FileNotFoundError for a checkpoint that is not."""
-    if isinstance(model, nn.Module):
-        path = recorded
-    else:
-        path = model or recorded
+    model: a GLSCL, taken as it is; or the path of a checkpoint; or None for the one that the
+    manifest tells, and without that for the shipped checkpoint. ValueError for a device that is
+    not here, FileNotFoundError for a checkpoint or weights that are not."""
+    path, clip = (manifest.get('model'), manifest.get('clip')) if manifest else (None, None)
+    if isinstance(model, ZeroShot):
+        path = None
+        if clip and clip['temperature'] and not model.fitted:
+            model.set_temperature(clip['temperature'])
+    elif not isinstance(model, nn.Module):
         device = pick_device(device)
-        if recorded and not model and not os.path.exists(recorded):
-            raise FileNotFoundError(f'{recorded}, the checkpoint that made the gallery, is not '
-                                    f'there any more: name the place where it is now as --model')
-        model = load_model(path, device=device)
+        if clip and not model:
+            model = _recorded_clip(clip).to(device)
+        else:
+            if path and not model and not os.path.exists(path):
+                raise FileNotFoundError(f'{path}, the checkpoint that made the gallery, is not '
+                                        f'there any more: name the place where it is now as '
+                                        f'--model')
+            path = model or path
+            model = load_model(path, device=device)
+            clip = None
     if not isinstance(model, GLSCL):
         raise ValueError(f"a gallery keeps what GLSCL's score reads of a video; this model has "
                          f'the head {model.config.head}: name another')
-    return model.eval(), os.path.abspath(path) if path else None
+    clip = model.record if isinstance(model, ZeroShot) else clip
+    return model.eval(), {'model': os.path.abspath(path) if path else None, 'clip': clip}
 
 
-def read_manifest(folder, mark=None):
-    """gallery.json as a dict: fingerprint, model, shards, unreadable; and `damaged`, a line for
-    each of its entries that cannot be used and is left out.
+def _recorded_clip(clip):
+    """The ZeroShot of a record; FileNotFoundError where its weights have gone."""
+    file = clip['pretrained']
+    if file and os.path.isabs(file) and not os.path.exists(file):
+        raise FileNotFoundError(
+            f'{file}, the weights of {clip["name"]} that made the gallery, are not there any more: '
+            f'put them back, or name the place where they are now in `glscl index VIDEOS --out '
+            f'GALLERY --clip {clip["name"]} --pretrained FILE`')
+    return ZeroShot(clip['name'], file, clip['temperature'])
+
+
+def read_manifest(folder: Place, mark: str | None = None) -> dict:
+    """gallery.json as a dict: fingerprint, model, clip (not in older ones), shards, unreadable; and
+    `damaged`, a line for each of its entries that cannot be used and is left out.
 
     Raises FileNotFoundError where there is none, ValueError if it is damaged as a whole or made by
     a model with another fingerprint than `mark`."""
@@ -93,13 +118,17 @@ def read_manifest(folder, mark=None):
         for name, kind in kinds.items():
             if not isinstance(manifest.get(name, ...), kind):
                 raise ValueError(f'{path}: {name} is missing, or not as it was written. {again}')
+        if not _is_record(manifest.get('clip')):
+            raise ValueError(f'{path}: clip is not as it was written. {again}')
     except ValueError as error:
         raise ValueError(f'gallery.json is damaged: {error}') from None
     made_with = manifest['fingerprint']
     if mark is not None and mark != made_with:
+        clip = manifest.get('clip')
+        maker = f'{clip["name"]} {clip["pretrained"]}' if clip else manifest['model']
         raise ValueError(
-            f'{folder} was made by another model ({manifest["model"] or "no file named"}, '
-            f'fingerprint {made_with[:8]}; this one: {mark[:8]}), and features of two models '
+            f'{folder} was made by another model ({maker or "no file named"}, fingerprint '
+            f'{made_with[:8]}; this one: {mark[:8]}), and features of two models '
             f'cannot be compared. Name that model, or index the videos with this one into another '
             f'folder')
     damaged = [f'{path}: its entry of {name[:60]!r} is damaged'
@@ -111,6 +140,16 @@ def read_manifest(folder, mark=None):
                 for entry in bad]
     manifest['unreadable'] = [entry for entry in manifest['unreadable'] if entry not in bad]
     return dict(manifest, damaged=damaged)
+
+
+def _is_record(clip):
+    """Whether gallery.json may say so of the CLIP that made it."""
+    if clip is None:
+        return True
+    kinds = dict(name=str, pretrained=(str, type(None)), temperature=(int, float, type(None)))
+    return (isinstance(clip, dict)
+            and all(isinstance(clip.get(name, ...), kind) for name, kind in kinds.items())
+            and (clip['temperature'] is None or 0 < clip['temperature'] < math.inf))
 
 
 def _is_entry(name, entry):
@@ -133,27 +172,29 @@ def _is_clip(clip, numbers=tuple(NUMBERS)):
         return False
     values = {name: clip.get(name, '') for name in numbers}
     return (isinstance(clip.get('path'), str) and isinstance(clip.get('id'), str)
-            and '\0' not in clip['path']
+            and '\0' not in clip['path'] and isinstance(clip.get('caption', ''), str)
             and all(type(x) in NUMBERS[name] or (x is None and None in NUMBERS[name])
                     for name, x in values.items())
             and all(x is None or math.isfinite(x) for x in values.values()))
 
 
-def write_manifest(folder, manifest):
+def write_manifest(folder: Place, manifest: dict) -> None:
     """From here on this is what counts."""
     manifest = {name: value for name, value in manifest.items() if name != 'damaged'}
     with atomic_write(Path(folder) / 'gallery.json') as half:
         half.write_bytes(json.dumps(manifest, indent=0).encode())
 
 
-def read_shard(folder, name, entry, mark, rows=None):
+def read_shard(folder: Place, name: str, entry: dict, mark: str,
+               rows: Sequence[int] | torch.Tensor | None = None) -> tuple[list[str], Videos]:
     """The clips of a shard, one JSON text each, and the Videos of some of its rows.
 
     A clip is {id, path, start, end, size, mtime, indices, seconds} (in older galleries fps in place
-    of seconds); Videos have frames and concepts in float16, gram in float32. entry: {bytes, rows}
-    in gallery.json; rows: in rising order, by default all; only their span is read. Raises
-    ShardError if the file is missing, cut, of a model with another fingerprint than `mark`, or not
-    as it should be; flipped bytes among its numbers are what `check_shard` finds."""
+    of seconds), with caption where a table gave one; Videos have frames and concepts in float16,
+    gram in float32. entry: {bytes, rows} in gallery.json; rows: in rising order, by default all;
+    only their span is read. Raises ShardError if the file is missing, cut, of a model with another
+    fingerprint than `mark`, or not as it should be; flipped bytes among its numbers are what
+    `check_shard` finds."""
     path = Path(folder) / name
     rows = torch.arange(entry['rows']) if rows is None else torch.as_tensor(rows)
     first, end = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
@@ -178,7 +219,7 @@ def read_shard(folder, name, entry, mark, rows=None):
     return metadata['clips'].split('\n'), videos
 
 
-def check_shard(folder, name, entry, mark, model):
+def check_shard(folder: Place, name: str, entry: dict, mark: str, model: GLSCL) -> list[dict]:
     """The clips of a shard as dicts, once every byte of it has been looked at; else ShardError.
 
     Against the checksum in its `entry`, which galleries of before do not have; the sizes of its
@@ -251,7 +292,7 @@ def _check_header(path, rows, clips, shapes):
         raise ShardError(f'{path}: is not laid out as its entry in gallery.json says')
 
 
-def stat_of(path):
+def stat_of(path: Place) -> list[int] | None:
     """[bytes, time of change in nanoseconds]; None where the file cannot be asked."""
     try:
         stat = os.stat(path)

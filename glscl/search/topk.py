@@ -14,7 +14,7 @@ PLACES = 256  # of a text's list in `top_k`
 EMPTY = -2 ** 63  # less than the key of any score
 
 
-def sortable_keys(scores, places):
+def sortable_keys(scores: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Keys that grow with the score: [T, n] float32, [n] or [T, n] int64 -> [T, n] int64.
 
     places: where in the gallery each score lies, below 2**32. NaN counts as -inf, -0 as 0."""
@@ -24,7 +24,7 @@ def sortable_keys(scores, places):
     return _flip_negative(bits) << 32 | 0xffffffff - places
 
 
-def scores_and_places(keys):
+def scores_and_places(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What `sortable_keys` was given: [T, n] int64 -> scores float32, places int64, both [T, n].
 
     EMPTY has the place 0xffffffff, which is beyond every gallery."""

@@ -23,7 +23,7 @@ def copy_films(world_folder, folder):
 
 
 def index(films, folder, model=None, **kwargs):
-    return index_videos(films, folder, model, 'cpu', **{'workers': 1, 'log': None, **kwargs})
+    return index_videos(films, folder, model, 'cpu', **{'workers': 1, 'log': None, 'warn': lambda line: None, **kwargs})
 
 
 def open_gallery(folder, **kwargs):

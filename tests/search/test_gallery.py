@@ -213,7 +213,7 @@ FORGED = {
     'clips: no JSON': dict(clips='{'), 'clips: a list': dict(clips='[]'),
     'clips: nested': dict(clips='[' * 100_000),
     **{f'clips: {name}={value}': dict(clips=json.dumps({**CLIP, name: value}))
-       for name, value in [('path', None), ('path', 'a\0b'), ('id', 3), ('fps', 0), ('fps', 'x'), ('fps', float('nan')),
+       for name, value in [('path', None), ('path', 'a\0b'), ('id', 3), ('caption', 3), ('fps', 0), ('fps', 'x'), ('fps', float('nan')),
                            ('size', '1'), ('start', 'x'), ('indices', None), ('indices', ['x']), ('indices', [0] * 99),
                            ('seconds', [0]), ('seconds', 'x'), ('seconds', [0, 1, None, 2]), ('seconds', [0, 1, float('nan'), 2])]},
     'clips: no path': dict(clips='{}'), 'clips: one more': dict(clips='{}\n{}'),

@@ -182,7 +182,8 @@ def test_moments_are_those_of_the_time_stamps(checkpoint, tmp_path):
     (tmp_path / 'films').mkdir()
     encode(tmp_path / 'films/varying.mkv', numbered(70), times=times)
     index(tmp_path / 'films', tmp_path / 'g', checkpoint)
-    frames = open_gallery(tmp_path / 'g').search(TEXTS[0], 1)[0].frames
+    with pytest.warns(UserWarning, match='knows moving shapes only'):
+        frames = open_gallery(tmp_path / 'g').search(TEXTS[0], 1)[0].frames
     assert len(frames) > 2
     for frame in frames:
         assert frame['seconds'] == pytest.approx(times[frame['index']] / 1000, abs=0.01)
@@ -203,14 +204,18 @@ def test_a_gallery_of_old_tells_moments_by_the_rate(gallery, monkeypatch):
 def test_names_of_videos_of_every_kind_are_found_and_tried(checkpoint, tmp_path):
     films = tmp_path / 'films'
     films.mkdir()
-    for suffix, codec in dict(m4v='libx264', mpg='mpeg2video', mpeg='mpeg2video', ts='libx264', flv='flv', wmv='wmv2').items():
+    for suffix, codec in dict(m4v='libx264', mpg='mpeg2video', mpeg='mpeg2video', ts='libx264', flv='flv', wmv='wmv2', vob='mpeg2video',
+                                     f4v='libx264', mts='libx264', m2ts='libx264', asf='wmv2').items():
         encode(films / f'a.{suffix}', numbered(30), codec)
     encode(films / 'b.3gp', numbered(30))
+    encode(films / 'b.divx', numbered(30), 'mpeg4', format='avi')
+    encode(films / 'b.rm', numbered(30), 'rv10', format='rm')
+    encode(films / 'b.mxf', numbered(30), 'mpeg2video', format='mxf')
     first, *others = map(Image.fromarray, numbered(30))
     first.save(films / 'moving.GIF', save_all=True, append_images=others, duration=100)
     first.save(films / 'still.gif')
     done = index(films, tmp_path / 'g', checkpoint)
-    assert done['videos'] == 8
+    assert done['videos'] == 16
     assert 'is a picture (GIF)' in done['unreadable'][str(films / 'still.gif')]
 
 
@@ -225,7 +230,68 @@ def test_links_loops_and_tables(films, tmp_path):
     rows = ['path,caption,video_id,start,end', 'test0003.mp4,one,a,0,2', 'test0003.mp4,two,b,2,4']
     (films / 'table.csv').write_text('\n'.join(rows) + '\n')
     film = str(films / 'test0003.mp4')
-    assert find_clips([films / 'table.csv']) == {(film, 0.0, 2.0): 'a', (film, 2.0, 4.0): 'b'}
+    assert find_clips([films / 'table.csv']) == {
+        (film, 0.0, 2.0): {'id': 'a', 'caption': 'one'}, (film, 2.0, 4.0): {'id': 'b', 'caption': 'two'}}
+
+
+def test_single_files_as_sources(films, checkpoint, tmp_path, capsys):
+    other = encode(tmp_path / 'b.webm', numbered(30), 'libvpx')
+    line = ['index', str(films / 'test0003.mp4'), str(other), '--out', str(tmp_path / 'g'), '--model', str(checkpoint),
+            '--workers', '1', '--device', 'cpu']
+    assert main(line) == 0
+    assert paths_in(tmp_path / 'g') == sorted(map(str, (films / 'test0003.mp4', other)))
+    (tmp_path / 'notes.txt').write_text('no video')
+    line[2] = str(tmp_path / 'notes.txt')
+    assert main(line) == 1
+    assert 'notes.txt: expected a folder, a .csv or .jsonl file, or a video (.mp4, ' in capsys.readouterr().err
+
+
+def test_a_table_needs_paths_alone_and_uses_all_its_rows(films, tmp_path):
+    """Absolute or relative, outside the table's folder too: whoever indexes has named the table."""
+    tables = tmp_path / 'tables'
+    tables.mkdir()
+    inside = Path(shutil.copy(films / 'test0005.mp4', tables))
+    paths = [films / 'test0003.mp4', films / 'test0004.mp4', inside]
+    (tables / 'a.csv').write_text(f'path,split\n{paths[0]},train\n../{films.name}/test0004.mp4,whatever\ntest0005.mp4,\n')
+    (tables / 'a.jsonl').write_text('\n'.join([json.dumps({'path': str(paths[0]), 'caption': None}),
+                                               json.dumps({'path': f'../{films.name}/test0004.mp4', 'split': 'val'}),
+                                               json.dumps({'path': 'test0005.mp4', 'split': 'train'})]))
+    for name in ('a.csv', 'a.jsonl'):
+        found = find_clips([tables / name])
+        assert sorted(clip.path for clip in found) == sorted(map(str, paths))
+        assert not any('caption' in label for label in found.values())
+    (tables / 'b.csv').write_text('file\na.mp4\n')
+    with pytest.raises(ValueError, match="b.csv, row 1: the column 'path' is missing; it has file"):
+        find_clips([tables / 'b.csv'])
+    (tables / 'c.jsonl').write_text('{"path": "a.mp4", "caption": 3}')
+    with pytest.raises(ValueError, match='c.jsonl, row 1, field caption: expected text, found 3'):
+        find_clips([tables / 'c.jsonl'])
+    (tables / 'd.csv').write_text('path\n')
+    with pytest.raises(ValueError, match='d.csv: holds no row'):
+        find_clips([tables / 'd.csv'])
+
+
+def test_what_is_passed_over_is_counted(films, checkpoint, tmp_path, capsys):
+    for name in ('notes.txt', 'cover.jpg', 'README'):
+        (films / name).write_text('no video')
+    (films / '.hidden.mp4').write_text('hidden')
+    assert main(['index', str(films), '--out', str(tmp_path / 'g'), '--model', str(checkpoint), '--workers', '1', '--device', 'cpu']) == 0
+    assert '3 files are passed over, whose names are not those of videos (.jpg, .txt, no suffix)' in capsys.readouterr().out
+
+
+def test_whoever_reads_the_lines_may_leave(films, checkpoint, tmp_path):
+    """As `glscl index … | head -0` and `glscl search … | head -0` do."""
+    def piped(*words):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([sys.executable, '-m', 'glscl', *words, '--device', 'cpu'], stdout=writer,
+                              stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        return done.returncode, done.stderr
+    assert piped('index', str(films), '--out', str(tmp_path / 'g'), '--model', str(checkpoint), '--workers', '1') == (1, '')
+    index(films, tmp_path / 'g', checkpoint)
+    for flags in ([], ['--json']):
+        assert piped('search', str(tmp_path / 'g'), TEXTS[0], *flags) == (1, '')
 
 
 def test_another_folder_adds_and_only_sync_removes(gallery, films, tmp_path):

@@ -1,8 +1,11 @@
 """What one sees of the results."""
+import html
 import io
+import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from search.galleries import TEXTS, index, open_gallery
@@ -38,6 +41,32 @@ def test_search_command(shared_gallery, tmp_path, capsys):
     assert all(text in printed for text in TEXTS)
     assert printed.lower().count('.mp4') == 6
     assert (tmp_path / 'page.html').read_text('utf-8').count('<li>') == 6
+
+
+def test_results_play_from_the_moment_found_with_the_tables_caption(films, checkpoint, tmp_path, capsys):
+    said = 'a <b>red</b> ring & "more"'
+    rows = [f'test000{n}.mp4,{caption}' for n, caption in ((3, '"a <b>red</b> ring & ""more"""'), (4, 'its second'), (3, 'another'))]
+    (films / 'table.csv').write_text('\n'.join(['path,caption', *rows, 'test0005.mp4,']) + '\n')
+    where = ['--device', 'cpu']
+    assert main(['index', str(films / 'table.csv'), '--out', str(tmp_path / 'g'), '--model', str(checkpoint), '--workers', '1', *where]) == 0
+    capsys.readouterr()
+    assert main(['search', str(tmp_path / 'g'), 'a red ring', '--json', '--html', str(tmp_path / 'p.html'), *where]) == 0
+    found = json.loads(capsys.readouterr().out)[0]['results']
+    captions = {Path(row['path']).name: row['caption'] for row in found}
+    assert captions == {'test0003.mp4': said, 'test0004.mp4': 'its second', 'test0005.mp4': ''}
+    text = (tmp_path / 'p.html').read_text('utf-8')
+    assert html.escape(said) in text and said not in text and text.count('<q>') == 2
+    assert text.count('<video controls preload="none" ') == 3
+    for row in found:
+        best = f'{Path(row["path"]).as_uri()}#t={row["frames"][0]["seconds"]}'
+        assert f'<video controls preload="none" src="{best}">' in text
+        for frame in row['frames'][:3]:
+            assert f'<a href="{Path(row["path"]).as_uri()}#t={frame["seconds"]}"><img ' in text
+    assert main(['search', str(tmp_path / 'g'), 'a red ring', *where]) == 0
+    assert f'\n{"":14}{said}\n' in capsys.readouterr().out
+    os.unlink(found[0]['path'])
+    assert main(['search', str(tmp_path / 'g'), 'a red ring', '--html', str(tmp_path / 'p.html'), *where]) == 0
+    assert (tmp_path / 'p.html').read_text('utf-8').count('<video ') == 2
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='other systems have no such names')

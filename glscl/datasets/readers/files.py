@@ -15,7 +15,8 @@ import pandas as pd
 from ...runtime.files import read_text
 
 VIDEOS = ('.mp4', '.webm', '.avi', '.mkv', '.mov', '.m4v', '.mpg', '.mpeg', '.ts', '.m2ts', '.flv',
-          '.wmv', '.asf', '.3gp', '.ogv', '.gif')  # a .gif may also be a picture: reading it tells
+          '.wmv', '.asf', '.3gp', '.ogv', '.mts', '.vob', '.f4v', '.divx', '.rm', '.rmvb', '.mxf',
+          '.3g2', '.m2v', '.ogm', '.gif')  # a .gif may also be a picture: reading it tells
 SPLITS = ('train', 'val', 'test')
 KINDS = {  # what a value can be expected to be, in the words of the message
     'text': lambda x: isinstance(x, str),

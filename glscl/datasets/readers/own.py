@@ -1,4 +1,5 @@
-"""Your own videos: a folder, or a CSV or JSONL file with path and caption."""
+"""Your own videos: a folder, or a CSV or JSONL file with path and caption; for a search also single
+files, and tables of paths alone."""
 import contextlib
 from pathlib import Path, PureWindowsPath
 
@@ -6,6 +7,9 @@ import pandas as pd
 
 from . import files
 from .benchmarks import hold_out
+
+FIELDS = ['where', 'video_id', 'path', 'caption', 'start', 'end', 'split']
+TABLES = ('.csv', '.jsonl')
 
 
 def own(data_dir, split, select_on):
@@ -17,8 +21,7 @@ def own(data_dir, split, select_on):
     Without `split` all rows are "test"; without "val", it is held out of "train"."""
     file = Path(data_dir or '').expanduser()
     rows = _of_file(file) if file.is_file() else _of_folder(data_dir, file, split)
-    rows = pd.DataFrame(rows, dtype=object, columns=[
-        'where', 'video_id', 'path', 'caption', 'start', 'end', 'split'])
+    rows = pd.DataFrame(rows, dtype=object, columns=FIELDS)
     held_out = split != 'test' and select_on == 'val' and 'val' not in set(rows['split'])
     wanted = 'train' if held_out else split
     rows = rows[rows['split'] == wanted]
@@ -27,26 +30,59 @@ def own(data_dir, split, select_on):
     return (hold_out(rows, split) if held_out else rows).to_dict('records')
 
 
-def _of_folder(data_dir, folder, split):
-    paths = [here / name for here, names in files.walk(data_dir) for name in names
-             if name.lower().endswith(files.VIDEOS)]
+def listed(source, log=None):
+    """The videos of a folder, a table or a single file, for a search: rows as `own` returns them.
+
+    A table needs no column `caption`, and all its rows count, whatever its `split` says. Its paths
+    may be absolute or lead anywhere: unlike a table to train on, which comes from elsewhere with
+    its videos, this one was named by who wants these files looked at, and nothing but a search
+    reads them. log: is told how many files of a folder are passed over."""
+    file = Path(source or '').expanduser()
+    if file.is_file() and file.suffix.lower() in TABLES:
+        rows = _of_file(file, to_train=False)
+    elif file.is_file() and file.suffix.lower() in files.VIDEOS:
+        rows = [dict(zip(FIELDS, _of_video(file, file.name)))]
+    elif file.is_file():
+        raise ValueError(f'{file}: expected a folder, a .csv or .jsonl file, or a video '
+                         f'({", ".join(files.VIDEOS)})')
+    else:
+        rows = [dict(zip(FIELDS, row)) for row in _of_folder(source, file, 'test', log)]
+    if not rows:
+        raise ValueError(f'{file}: holds no row')
+    return rows
+
+
+def _of_video(path, video_id):
+    return str(path), video_id, str(path), '', None, None, 'test'
+
+
+def _of_folder(data_dir, folder, split, log=None):
+    names = [here / name for here, names in files.walk(data_dir) for name in names]
+    paths = [path for path in names if path.name.lower().endswith(files.VIDEOS)]
+    if log and len(paths) < len(names):
+        kinds = sorted({path.suffix.lower() or 'no suffix' for path in {*names} - {*paths}})
+        more = ', …' if len(kinds) > 8 else ''
+        log(f'{folder}: {len(names) - len(paths)} files are passed over, whose names are not those '
+            f'of videos ({", ".join(kinds[:8])}{more})')
     if split != 'test':
         raise ValueError(f'{folder} has no captions, so no split "{split}"; give a CSV with them')
     if not paths:
         raise FileNotFoundError(f'{folder}: no video below it ({", ".join(files.VIDEOS)})')
-    return [(str(path), path.relative_to(folder).as_posix(), str(path), '', None, None, 'test')
-            for path in paths]
+    return [_of_video(path, path.relative_to(folder).as_posix()) for path in paths]
 
 
-def _of_file(file):
+def _of_file(file, to_train=True):
+    """The rows of a table, checked: those to train on more strictly than those to search."""
     if file.suffix.lower() == '.csv':
-        given = files.read_csv(file, 'path', 'caption')
+        given = files.read_csv(file, 'path', *(['caption'] if to_train else []))
     elif file.suffix.lower() == '.jsonl':
         given = [(where, files.read_json(file, line, where))
                  for where, line in files.read_lines(file)]
     else:
         raise ValueError(f'{file}: expected a folder, a .csv or a .jsonl file')
-    rows = [_row(where, row, file.parent) for where, row in given]
+    if not to_train:
+        given = [(where, _to_search(where, row)) for where, row in given]
+    rows = [_row(where, row, file.parent, to_train) for where, row in given]
     ids = {row['video_id']: where for where, row in given if 'video_id' in row}
     files.checked_ids((where, video_id) for video_id, where in ids.items())
     first = {}
@@ -60,13 +96,19 @@ def _of_file(file):
     return rows
 
 
-def _row(where, row, folder):
-    """A row, checked: as `own` returns it. A table from elsewhere must not reach other files."""
+def _to_search(where, row):
+    """A row without its split, with an empty caption where it has none."""
+    row = {**files.expect(row, 'an object', where), 'split': 'test'}
+    return {**row, 'caption': '' if row.get('caption') is None else row['caption']}
+
+
+def _row(where, row, folder, to_train):
+    """A row, checked: as `own` returns it. A table to train on must not reach other files."""
     path = files.field(row, 'path', 'text', where)
     files.expect(path, 'the path of a video', where, 'path')
     parts = PureWindowsPath(path)  # knows both separators, and drives
-    if (parts.anchor or '..' in parts.parts
-            or not (folder / path).resolve().is_relative_to(folder.resolve())):
+    if to_train and (parts.anchor or '..' in parts.parts
+                     or not (folder / path).resolve().is_relative_to(folder.resolve())):
         raise ValueError(f'{where}, field path: {path!r} points outside {folder}; put the table '
                          f'into the folder that holds all videos')
     start, end = _seconds(row, 'start', where), _seconds(row, 'end', where)
