@@ -1,7 +1,7 @@
 """Every figure of the notebooks, in one style. A function draws; the notebook calls plt.show()."""
 from .data import caption_lengths, clip_transform, film_strips, found, gallery, sampling
 from .diagrams import forces, modules, pipeline
-from .efficiency import cost_accuracy, figure_one, growth, shares, storage, timings
+from .efficiency import cost_accuracy, cost_recall, growth, shares, storage
 from .evaluation import (
     bootstrap,
     confusions,
@@ -11,7 +11,7 @@ from .evaluation import (
     twin_test,
     twins,
 )
-from .experiments import curves, forest, methods, shapes_cost
+from .experiments import curves, forest, methods
 from .heads import rivals
 from .losses import concept_circles, concept_cosines, consistency_target, gradient_sizes, sharpness
 from .model import (
