@@ -213,10 +213,12 @@ def test_what_04_says_in_words_is_what_its_cells_print():
     assert b - a > c - b > 0 and 'averaging to weighing is the larger one' in cells['gains-read'].source
     gains = {int(k): tuple(map(float, (gain, low))) for gain, k, low in
              re.findall(r'^ {4}([+-][\d.]+) at R@(\d+) \((-?[\d.]+) to', shown('gains'), re.M)}
-    assert all(gains[k][0] > 2 * gains[1][0] and gains[k][1] > 0 for k in (5, 10))  # "most below the first place", "clearly"
+    assert all(gains[k][0] > 2 * gains[1][0] and gains[k][1] > 0 for k in (5, 10))  # "more below it", "clearly"
+    assert 0 < gains[1][0] < 8 and gains[1][1] <= 0 and 'cannot tell it from nothing' in cells['gains-read'].source
     high, = re.findall(r'mean pooling, trained.* to ([\d.]+)\)', shown('stored'))
     assert float(high) < b and 'stays below the global module with nothing trained' in cells['stored-read'].source
     assert re.search('GLSCL less global only.*not significant', shown('stored'))
+    assert re.search('global only, trained less untrained.* higher', shown('stored'))
 
 
 def test_what_06_says_in_words_is_what_its_cells_print():
