@@ -2,9 +2,9 @@
 from .concepts import attended, concept_life, vanishing
 from .data import caption_lengths, clip_transform, film_strips, found, gallery, sampling
 from .diagrams import forces, modules, pipeline
-from .efficiency import cost_accuracy, figure_one, growth, shares, storage, timings
+from .efficiency import cost_accuracy, cost_recall, growth, shares, storage
 from .evaluation import bootstrap, confusions, rank_histogram, recalls, twins
-from .experiments import forest, methods, shapes_cost
+from .experiments import forest, methods
 from .heads import rivals
 from .losses import concept_circles, concept_cosines, consistency_target, gradient_sizes, sharpness
 from .model import (

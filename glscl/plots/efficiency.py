@@ -1,12 +1,12 @@
-"""Figures of 06: time, growth, storage, cost against accuracy."""
+"""Figures of 06: growth, storage, cost against accuracy."""
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from .style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend_below, mark, nothing_stored, rows
+from .style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend_below, mark, nothing_stored
 
 # What a head does with a pair: colour -> (in words, which heads); any other is of the first kind.
 KINDS = {
-    GREY: ('one vector a video (LAFF: eight)', ()),
+    GREY: ('one vector a video, made without the text (LAFF: eight)', ()),
     ORANGE: ('frames weighed by the text', ('TS2-Net', 'DiCoSA', 'X-Pool', 'T-MASS')),
     BLUE: ('frames weighed by the text, and concepts', ('GLSCL',)),
     RED: ('every word against every frame', ('X-CLIP', 'DRL')),
@@ -47,22 +47,6 @@ def name_points(ax, points):
         taken.append(text.get_window_extent())
         if abs(right) > 20 or text.xyann[1] > 3:
             ax.annotate('', (x, y), text.xyann, textcoords='offset points', arrowprops=line)
-
-
-def timings(times, pairs):
-    """Seconds of each way of scoring so many pairs.
-
-    times: {title: {way: (median, fastest, slowest)}}"""
-    _, axes = plt.subplots(1, len(times), figsize=(9, 2.1), sharex=True, sharey=True)
-    for ax, (title, ways) in zip(axes, times.items()):
-        for row, (median, fastest, slowest) in enumerate(ways.values()):
-            ax.plot([fastest, slowest], [row, row], color=INK, lw=2)
-            ax.plot(median, row, 'o', color=(RED, ORANGE, BLUE)[row], ms=8)
-            seconds = f'{median:.0f} s' if median > 10 else f'{median:.2g} s'
-            ax.text(slowest * 1.5, row, seconds, va='center', fontsize=8)
-        rows(ax, list(ways))
-        ax.set(title=title, xscale='log', xlabel=f'seconds for {pairs:,} pairs')
-    axes[0].set_xlim(right=axes[0].get_xlim()[1] * 5)
 
 
 def growth(counted, measured, encode):
@@ -147,25 +131,23 @@ def cost_accuracy(methods, published, accuracy, counted, gram):
     published_points(right, methods, counted, accuracy, on_the_left=['TS2-Net'])
 
 
-def figure_one(methods, published, accuracy, cost, recall):
-    """Figure 1 of the paper as published, and as measured on `shapes`.
+def cost_recall(cost, recall):
+    """R@1 on `shapes` against the multiply-adds of a pair, with 95 % intervals.
 
-    methods, published, accuracy: as in `cost_accuracy`; recall: {method: dict(mean, low, high)}
-    against cost: {method: multiply-adds of a pair}. Heads of equal cost stand side by side."""
-    figure, (paper, here) = plt.subplots(1, 2, figsize=(12, 5), width_ratios=(1, 1.6))
-    kinds_legend(figure, [*methods, *recall])
-    paper.set(title='as published: MSR-VTT, published cost', ylabel='R@1, MSR-VTT 1k-A')
-    published_points(paper, methods, published, accuracy)
+    cost: {method: multiply-adds}; recall: {method: dict(mean, low, high)}, in percent. Heads of
+    equal cost stand side by side."""
+    figure, ax = plt.subplots(figsize=(8.5, 4.8))
+    kinds_legend(figure, cost)
     points = []
     for method, r in recall.items():
         equal = [other for other in recall if cost[other] == cost[method]]
         x = cost[method] * 1.15 ** equal.index(method)
-        here.plot([x, x], [r['low'], r['high']], color=kind(method), lw=1)
-        here.plot(x, r['mean'], 'o', color=kind(method), ms=7 if method == 'GLSCL' else 5)
+        ax.plot([x, x], [r['low'], r['high']], color=kind(method), lw=1)
+        ax.plot(x, r['mean'], 'o', color=kind(method), ms=7 if method == 'GLSCL' else 5)
         on_the_left = len(equal) > 1 or cost[method] == max(cost.values())
         points.append((method, x, r['mean'], 0.99 * cost[method] if on_the_left else x))
-    here.set(title='as measured here: shapes, counted cost', xscale='log', ylabel='R@1, shapes, %',
-             xlabel='multiply-adds a pair, D = 128', xlim=(2, 4 * max(cost.values())))
-    name_points(here, points)
+    ax.set(xscale='log', ylabel='R@1 on shapes, %', xlabel='multiply-adds a pair, D = 128',
+           xlim=(2, 4 * max(cost.values())))
+    name_points(ax, points)
     if not recall:
-        nothing_stored(here)
+        nothing_stored(ax)

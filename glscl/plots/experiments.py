@@ -21,22 +21,6 @@ def methods(recalls):
         ax.margins(x=0.15)
 
 
-def shapes_cost(recalls, cost):
-    """R@1 on `shapes` of every seed against the multiply-adds a pair.
-
-    recalls: {method: R@1 of each seed, %}; cost: {method: multiply-adds}"""
-    _, ax = plt.subplots(figsize=(4.5, 2.8))
-    for (name, each), (colour, symbol) in zip(cost.items(), METHODS):
-        values = recalls.get(name, [])
-        ax.plot([each] * len(values), values, symbol, color=colour, alpha=0.8, label=name)
-    ax.set(xscale='log', xlabel='multiply-adds a pair, counted', ylabel='R@1 on shapes, %',
-           xlim=(60, 10000))
-    ax.margins(y=0.25)
-    ax.legend(loc='upper left')
-    if not recalls:
-        nothing_stored(ax)
-
-
 def forest(found, baseline='full', within=12):
     """Difference of R@1 to the baseline with its 95 % interval, a row a variant, by theme.
 

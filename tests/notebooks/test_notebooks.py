@@ -139,7 +139,7 @@ def test_no_path_of_a_machine(notebook):
         assert not re.search(r'\b[A-Z]:\\', text), where
 
 
-def test_nothing_that_nbval_cannot_compare(notebook):
+def test_nothing_that_nbval_cannot_compare(notebook, name):
     for cell in code(notebook):
         assert not re.search(r'clear_output|tqdm|^\s*!|^\s*%%time|display_id', cell.source, re.M), cell.id
         assert not re.search(r';\s*$', cell.source, re.M), cell.id
@@ -148,7 +148,8 @@ def test_nothing_that_nbval_cannot_compare(notebook):
             assert not re.search(r'0x[0-9a-f]{6,}|<Axes|Text\(', json.dumps(output.get('data', {}).get('text/plain', ''))), cell.id
             if 'nbval-ignore-output' not in cell.metadata.get('tags', []):  # a raw float would differ on the next machine
                 assert not re.search(r'\d\.\d{6,}', output.get('text', '') + str(output.get('data', {}).get('text/plain', ''))), cell.id
-    assert len(tagged(notebook, 'nbval-ignore-output')) <= 2
+    # 04 says in words what its own training came to, which another processor rounds otherwise.
+    assert len(tagged(notebook, 'nbval-ignore-output')) <= (3 if name == '04_training' else 2)
     assert not tagged(notebook, 'nbval-skip') and not tagged(notebook, 'skip-execution') and not tagged(notebook, 'raises-exception')
 
 
@@ -174,8 +175,8 @@ def test_no_answer_lies_in_a_list(notebook, name):
     for cell in notebook.cells:
         for question in re.findall(r'(?:^|\n\n)((?:[^\n]+\n)+)<details>', cell.source):
             if re.match(r'(\d+\.|[-*]) ', question):
-                if name in ('04_training', '05_evaluation', '06_efficiency'):
-                    pytest.xfail('these are still to be rewritten')
+                if name == '05_evaluation':
+                    pytest.xfail('this one is still to be rewritten')
                 pytest.fail(f'{cell.id}: {question}')
 
 
@@ -186,16 +187,62 @@ def test_links_between_notebooks_and_files_lead_somewhere(notebook):
                 assert (ROOT / 'notebooks' / target).exists(), f'{cell.id}: {target}'
 
 
+def told(name):
+    """({id: cell} of a notebook, what a cell of this id prints)"""
+    cells = {cell.id: cell for cell in read(name).cells}
+    return cells, lambda of: ''.join(output.get('text', '') for output in cells[of].outputs)
+
+
 def test_what_01_says_in_words_is_what_its_cells_print():
-    cells = {cell.id: cell for cell in read('01_data').cells}
-    def shown(name):
-        return ''.join(output.get('text', '') for output in cells[name].outputs)
+    cells, shown = told('01_data')
     checked, more = map(int, re.findall(r': (\d+)', shown('train-unique')))
     assert 0.45 < more / checked < 0.5 and 'Nearly half of the training captions' in cells['takeaways'].source
     assert 'captions that fit exactly one video: 2000' in shown('unique-all')
     times = int(re.search(r'costs (\d+) times', shown('claim'))[1])
     assert 215 <= times <= 225 and 'nearly 220 times' in cells['claim-text'].source
     assert shown('twins-same').count('in the twin, too: True - at the same second: False') == 2
+
+
+def test_what_04_says_in_words_is_what_its_cells_print():
+    cells, shown = told('04_training')
+    assert 2.5 < float(re.search(r'finds ([\d.]+) times', shown('starts-say'))[1]) < 3.5
+    assert all('about three times as many' in cells[place].source.replace('\n', ' ') for place in ('title', 'stored-read'))
+    assert re.search('kind scene gain most .* of kind order least', shown('starts-say'))
+    assert all(word in shown('step-equal') for word in ('steps: True', 'bit by bit: True'))
+    a, b, c = map(float, re.findall(r'(\d+\.\d)[;.]', shown('gains').splitlines()[0]))
+    assert b - a > c - b > 0 and 'averaging to weighing is the larger one' in cells['gains-read'].source
+    gains = {int(k): tuple(map(float, (gain, low))) for gain, k, low in
+             re.findall(r'^ {4}([+-][\d.]+) at R@(\d+) \((-?[\d.]+) to', shown('gains'), re.M)}
+    assert all(gains[k][0] > 2 * gains[1][0] and gains[k][1] > 0 for k in (5, 10))  # "more below it", "clearly"
+    assert 0 < gains[1][0] < 8 and gains[1][1] <= 0 and 'cannot tell it from nothing' in cells['gains-read'].source
+    high, = re.findall(r'mean pooling, trained.* to ([\d.]+)\)', shown('stored'))
+    assert float(high) < b and 'stays below the global module with nothing trained' in cells['stored-read'].source
+    assert re.search('GLSCL less global only.*not significant', shown('stored'))
+    assert re.search('global only, trained less untrained.* higher', shown('stored'))
+
+
+def test_what_06_says_in_words_is_what_its_cells_print():
+    cells, shown = told('06_efficiency')
+    published, direct, gram, dearer = map(float, re.findall(r'GLSCL is ([\d.]+) times', shown('ratio')))
+    for place in ('title', 'recall-read'):
+        assert '4.4 times *more*' in cells[place].source or f'{dearer:g} times dearer' in cells[place].source
+    assert f'{direct:g} times by one rule, {gram:g} with the exact' in cells['recall-read'].source
+    assert dearer == 4.4 and direct == 14 and gram > 20 and 215 < published < 225  # as the opening says
+    assert "hold the other's value: 0 - overlap: True" in shown('doubt') and 'DiCoSA' in shown('doubt')  # nearly the cheapest
+    mine, low, high = map(float, re.search(r'GLSCL: R@1 ([\d.]+)\..*: ([\d.]+) to ([\d.]+)\.', shown('recall-say'), re.S).groups())
+    assert 18 < mine - high < mine - low < 26  # "some twenty points"
+    others = re.findall(r'^ {4}(.+): ([\d,.]+) times the cost, R@1 ([+-][\d.]+) .*, (not sure|sure)$', shown('recall-say'), re.M)
+    dear = [(float(gain), sure) for _, times, gain, sure in others if float(times.replace(',', '')) > 1]
+    assert len(dear) >= 5 and not any(gain > 0 and sure == 'sure' for gain, sure in dear)
+    assert float(re.search(r'X-CLIP at R@10: .* \(([-\d.]+) to', shown('recall-say'))[1]) > 0
+    assert 'False' not in ''.join(shown(cell.id) for cell in cells.values() if cell.cell_type == 'code')
+
+
+def test_what_a_graphics_card_said_says_where_it_comes_from():
+    said = json.loads((ROOT / 'data' / 'results' / 'gpu_h200.json').read_text())
+    assert all(said[key] for key in ('hardware', 'date', 'commit', 'versions', 'statistic', 'sizes', 'dtype'))
+    forms = {key.removesuffix(', top 10') for row in said['scoring_ms'] for key in row} - {'texts', 'videos'}
+    assert forms == set(said['forms'])
 
 
 # ---- the six as one page

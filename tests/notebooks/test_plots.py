@@ -153,3 +153,19 @@ def test_the_life_of_concepts_is_a_thin_curve_a_seed_and_a_thick_mean():
     within, between, weight = plt.gcf().axes
     assert [line.get_ydata().tolist() for line in within.lines] == [[.2, .4], [.4, .8], pytest.approx([.3, .6])]
     assert between.lines[-1].get_ydata() == pytest.approx([.15, .3]) and weight.lines[-1].get_ydata() == pytest.approx([.15, .3])
+
+
+def test_costs_stand_at_their_values_and_equal_ones_side_by_side():
+    recall = {name: dict(mean=mean, low=mean - 3, high=mean + 2) for name, mean in (('GLSCL', 33.0), ('CLIP-ViP', 10.0), ('LAFF', 12.0))}
+    plots.cost_recall(dict(GLSCL=2716, LAFF=128, **{'CLIP-ViP': 128}), recall)
+    [ax] = plt.gcf().axes
+    points = sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if line.get_marker() == 'o')
+    assert [y for _, y in points] == [10, 12, 33] and points[0][0] == 128 < points[1][0] < points[2][0] == 2716
+    assert [10 - 3, 10 + 2] in [list(line.get_ydata()) for line in ax.lines]
+    legend = [text.get_text() for text in plt.gcf().legends[0].get_texts()]
+    assert legend == ['one vector a video, made without the text (LAFF: eight)', 'frames weighed by the text, and concepts']
+
+
+def test_without_stored_runs_a_chart_of_costs_says_so():
+    plots.cost_recall(dict(GLSCL=2716), {})
+    assert 'no stored runs' in [text.get_text() for text in plt.gcf().axes[0].texts]
