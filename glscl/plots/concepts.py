@@ -31,8 +31,8 @@ def concept_life(curves):
     """The first steps of concepts, a curve a form: thin each seed, thick their mean.
 
     curves: {form: [[dict of `concepts.measures` with its step] of each seed]}"""
-    panels = {'within a film': lambda m: m['videos']['within'],
-              'between films': lambda m: m['videos']['between'],
+    panels = {'within a video': lambda m: m['videos']['within'],
+              'between videos': lambda m: m['videos']['between'],
               'weight in the score': lambda m: m['std_local'] / m['std_global']}
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.6))
     for ax, (title, value) in zip(axes, panels.items()):

@@ -30,10 +30,24 @@ def normalise(notebook):
             cell.metadata.pop(key, None)
         if not cell.metadata.get('tags', True):
             del cell.metadata['tags']
+        if 'outputs' in cell:
+            cell.outputs = joined(cell.outputs)
         for output in cell.get('outputs', []):
             if picture := output.get('data', {}).get('image/png'):
                 output.data['image/png'] = fewer_colours(picture)
     return notebook
+
+
+def joined(outputs):
+    """What was printed in one go as one output: a kernel sends it in pieces as it pleases."""
+    whole = []
+    for output in outputs:
+        last = whole[-1] if whole else {}
+        if output.output_type == 'stream' and output.get('name') == last.get('name'):
+            last['text'] += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def fewer_colours(picture):
