@@ -70,7 +70,9 @@ class FrameStore:
 
     def _submit(self, rows):
         """Begin to read these rows, each video once: (videos, where each row has its own, jobs)."""
-        videos, where = np.unique(np.asarray(rows), return_inverse=True)
+        rows = np.asarray(rows)
+        videos, where = np.unique(rows, return_inverse=True)
+        where = where.reshape(rows.shape)  # NumPy before 2.1 gives it flat
         jobs = [self._pool.submit(_fetch, self.files[v] if self.keep else None, self.makers[v])
                 for v in videos]
         return videos, where, jobs
