@@ -171,6 +171,7 @@ def sweep(file: Positional[str], /, out: str | None = None, jobs: int = 2,
         jobs: Runs at a time.
         results: One JSON file of all finished runs.
     """
+    at_least_one(jobs=jobs)
     from .experiments.sweep import sweep
     return sweep(file, out, jobs, results)
 
@@ -203,6 +204,9 @@ def pretrain(out: str = 'runs/pretrain/clip_small.safetensors', steps: int = 300
         stop: End at this step of the schedule of all steps.
         batch: Frames a step, each with its caption; `frames` are drawn in all.
     """
+    at_least_one(steps=steps, stop=stop, frames=frames)
+    if batch < 2 or not 0 < lr < 10:
+        raise ValueError(f'--batch must be 2 or more and --lr between 0 and 10, not {batch}, {lr}')
     from .experiments.pretrain import pretrain
     pretrain(out, steps, stop, batch, frames, lr, seed)
 
@@ -233,6 +237,7 @@ def scoring(threads: int = 2, repeats: int = 30, out: str = 'runs/bench/scoring.
     Args:
         out: The JSON file for the numbers.
     """
+    at_least_one(threads=threads, repeats=repeats)
     from .bench.scoring import scoring
     scoring(out=out, repeats=repeats, threads=threads)
 
@@ -266,6 +271,7 @@ def heads(heads: tuple[str, ...] = (), videos: tuple[int, ...] = (),
         memory_gb: The largest gallery; 60 % of what is free if not given.
         seconds: For a query, all its repeats; a quarter of it for the pairs.
     """
+    at_least_one(videos=videos, repeats=repeats, threads=threads)
     from .bench.heads import heads as measure
     measure(out=out, memory_gb=memory_gb, seconds=seconds, repeats=repeats, threads=threads,
             **given(heads=heads, videos=videos))
@@ -295,6 +301,7 @@ def data(videos: str | None = None, seconds: tuple[float, ...] = (10, 20, 40), c
         size: The side of a frame in pixels.
         workers: Processes that read ahead; one a core if not given.
     """
+    at_least_one(copies=copies, frames=frames, size=size, workers=workers, seconds=seconds)
     from .bench.data import data
     data(videos, seconds, copies, frames, size, workers)
 
@@ -312,6 +319,7 @@ def bench_search(videos: tuple[int, ...] = (1000, 10_000), shortlist: bool = Fal
         dir: Where to put them; a temporary folder if not given.
         threads: torch's and faiss's; one a core if not given.
     """
+    at_least_one(videos=videos, threads=threads)
     from .bench.search import search
     search(videos, shortlist, dir, threads)
 
@@ -327,6 +335,14 @@ OVERVIEW = 'Text-video retrieval with GLSCL. More by glscl COMMAND --help, and g
 def given(**options):
     """The options that were given; the others are left to the function's own defaults."""
     return {name: value for name, value in options.items() if value not in (None, ())}
+
+
+def at_least_one(**numbers):
+    """ValueError for a count below 1, by the name of its flag; None and () are left to others."""
+    for name, value in numbers.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not number >= 1:
+                raise ValueError(f'--{name} must be 1 or more, not {number}')
 
 
 def parse_settings(groups):

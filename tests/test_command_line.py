@@ -176,6 +176,16 @@ def test_what_the_user_has_to_change_is_one_line(line, said, capsys):
     assert captured.out == ''
 
 
+@pytest.mark.parametrize('line, flag', [
+    ('sweep s.yaml --jobs 0', '--jobs'), ('bench data --frames 0', '--frames'), ('bench search --videos 10 -1', '--videos'),
+    ('bench search --threads 0', '--threads'), ('bench scoring --threads -1', '--threads'), ('bench heads --videos 0', '--videos'),
+    ('pretrain --steps 0', '--steps'), ('pretrain --batch 1', '--batch'), ('pretrain --lr nan', '--lr')])
+def test_a_count_that_cannot_be_is_refused_by_its_flag(line, flag, capsys):
+    assert main(shlex.split(line)) == 1
+    said = capsys.readouterr().err
+    assert flag in said and said.count('\n') == 1
+
+
 @pytest.mark.parametrize('error', [ValueError('a\nb'), OSError('a\nb'), ImportError('a\nb')])
 def test_an_error_of_several_lines_becomes_one(error, monkeypatch, capsys):
     monkeypatch.setattr('glscl.experiments.doctor.check', mock.Mock(side_effect=error))

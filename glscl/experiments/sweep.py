@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+from .. import heads
 from ..config import SETTINGS, refuse_unknown
 from ..notebook import REPOSITORY_NOTEBOOKS, begin
 from ..runtime.files import atomic_write, read_yaml
@@ -32,6 +33,9 @@ from . import in_process, tables
 NOTEBOOKS = ('04_training', '05_evaluation')
 KEYS = ('base', 'seeds', 'variants', 'one_at_a_time', 'tune', 'baseline', 'notebooks',
         'keep_models', 'in_process')
+# What decides whether a model can be built.
+SIZES = ('head', 'clip', 'clip_pretrained', 'temporal', 'temporal_layers', 'max_frames',
+         'max_words')
 GIVEN = ('seed', 'run_dir')  # parameters that come from here, not from the sweep file
 MODELS = ('last.pt', 'best.safetensors')
 
@@ -122,7 +126,7 @@ def check(runs, notebooks=NOTEBOOKS):
     """Refuse (ValueError) parameters that neither the notebooks nor Config know, and settings that
     cannot be. notebooks: names of the repository's, or paths. Returns [(path, its parameters)]."""
     import papermill
-    found = []
+    found, built = [], set()
     for name in notebooks:
         path = Path(name)
         if path.suffix != '.ipynb':
@@ -143,7 +147,12 @@ def check(runs, notebooks=NOTEBOOKS):
             raise ValueError(f'{name!r}: a list of captions names sets of one caption a video')
         lesson = ('profile', 'device', 'data_dir', *SETTINGS)
         try:
-            begin(seed=one['seed'], **{k: v for k, v in parameters.items() if k in lesson})
+            config = begin(seed=one['seed'],
+                           **{k: v for k, v in parameters.items() if k in lesson}).config
+            sizes = tuple(getattr(config, key) for key in SIZES)
+            if sizes not in built:  # what training would refuse after the data are there
+                heads.build(config).check_lengths()
+                built.add(sizes)
         except ValueError as error:
             raise ValueError(f'{name!r}: {error}') from None
     return found

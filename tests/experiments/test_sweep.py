@@ -324,3 +324,13 @@ def test_04_and_05_give_a_result(tmp_path, capsys):
     assert {'hardware', 'versions', 'commit', 'date', 'train_seconds'} <= set(run)
     assert not list((tmp_path / 'out').glob('few-0/model/*.safetensors'))
     assert (tmp_path / 'out/few-0/model/history.json').is_file()
+
+
+@pytest.mark.parametrize('changes, said', [
+    (dict(head='X-Pol'), "'odd': unknown head 'X-Pol'"), (dict(max_frames=100), "'odd': max_frames is 100"),
+    (dict(clip='ViT-Z-9', clip_pretrained=None), "'odd': unknown CLIP")])
+def test_what_training_would_refuse_is_refused_before_a_run_begins(changes, said, tmp_path):
+    spec = dict(base=dict(profile='tiny', clip='small', clip_pretrained=None), variants={'plain': {}, 'odd': changes})
+    with pytest.raises(ValueError, match=said):
+        sweep.run(spec, tmp_path, 1, **quiet)
+    assert not list(tmp_path.glob('*/run.json'))
