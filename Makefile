@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 walkthrough: $(READY)
-	@echo "== six notebooks into runs/$(NAME), about six minutes on two cores"
+	@echo "== six notebooks into runs/$(NAME), about seven minutes on two cores"
 	@$(BIN)/python -m glscl walkthrough --name $(NAME) --profile $(PROFILE)
 
 test: $(READY)
