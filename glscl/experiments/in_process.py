@@ -11,6 +11,7 @@ import torch
 from ..config import load_config
 from ..datasets.bound import load_bound
 from ..datasets.splits import load_shapes
+from ..datasets.twins import load_twins
 from ..evaluation import encode
 from ..metrics import both_ranks, ranks, retrieval_metrics, summary, whole
 from ..model import GLSCL
@@ -19,6 +20,7 @@ from ..runtime.files import atomic_write
 from ..training import Trainer
 from . import attributes
 from .concepts import measures, parts, watch
+from .twins import own_before_twin
 
 # parameters that are no settings
 OWN = ('captions', 'steps', 'stop', 'watch', 'alone_first', 'videos', 'world')
@@ -43,7 +45,7 @@ def attempt(one, folder):
     says.
 
     Its parameters are settings, and: captions, a list of test sets ("one", "scene", "order", "all",
-    "bound"); steps; stop, the step to end at; watch, so many steps from one look at the concepts
+    "bound", and the twins "order twins", "direction twins"); steps; stop, the step to end at; watch, so many steps from one look at the concepts
     of the validation split to the next (`concepts.watch`); alone_first, so many steps in which the
     local module scores alone; videos, {split: how many}; or world, "attributes", for the world of
     `attributes` in place of `shapes`."""
@@ -94,8 +96,10 @@ def _kept(split, videos, sampling):
     config = load_config('shapes', **dict(sampling))
     if split == 'bound':
         return load_bound(config, films=dict(videos).get('bound', 400))
+    if split.endswith(' twins'):
+        return load_twins(config, split.removesuffix(' twins'), dict(videos).get('twins', 200))
     part, captions = (split, 'one') if split in ('train', 'val') else ('test', split)
-    rendered = {name: n for name, n in videos if name != 'bound'} or None
+    rendered = {name: n for name, n in videos if name not in ('bound', 'twins')} or None
     return load_shapes(config, part, captions, videos=rendered)
 
 
@@ -118,7 +122,10 @@ def _evaluated(model, pairs):
         scores['global'], scores['local'] = parts(model, texts, videos)
         found.update(concepts=measures(model, texts, videos), local_ms=_milliseconds(model, videos),
                      local_ranks=whole(ranks(scores['local'], owner)))
-    if 'kind' in pairs.table:
+    if 'twin' in pairs.table:
+        found['own_first'] = {name: own_before_twin(score, pairs).tolist()
+                              for name, score in scores.items()}
+    elif 'kind' in pairs.table:
         kind = pairs.table['kind'].to_numpy()
         found['by_kind'] = {name: summary(both['t2v'][kind == name]) for name in np.unique(kind)}
     else:  # `bound`: film i and film i ^ 1 are twins

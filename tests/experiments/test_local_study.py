@@ -26,8 +26,8 @@ def test_alike_by_loops():
 
 
 def test_a_run_in_process_stores_what_the_tables_need(tmp_path):
-    videos = dict(train=64, val=16, test=24, bound=8)
-    spec = dict(in_process=True, base=dict(freeze_clip=True, steps=4, batch_size=16, captions=['all', 'bound'], videos=videos),
+    videos = dict(train=64, val=16, test=24, bound=8, twins=4)
+    spec = dict(in_process=True, base=dict(freeze_clip=True, steps=4, batch_size=16, captions=['all', 'bound', 'order twins'], videos=videos),
                 variants={'global only': dict(local_weight=0), 'slots': dict(local_form='slots', local_loss=1, alone_first=2),
                           'watched': dict(watch=1, stop=2)})
     found = sweep.run(spec, tmp_path, say=lambda _: None)
@@ -37,6 +37,8 @@ def test_a_run_in_process_stores_what_the_tables_need(tmp_path):
     assert set(slots['by_kind']) == {'scene', 'order'} and slots['captions'] == 'all'
     twins = slots['more_captions']['bound']['before_twin']
     assert set(twins) == {'both', 'global', 'local'} and {len(hits) for hits in twins.values()} == {8}
+    first = slots['more_captions']['order twins']['own_first']
+    assert set(first) == {'both', 'global', 'local'} and {len(hits) for hits in first.values()} == {8}
     assert plain['parameters_of_local'] == 0 and 'concepts' not in plain and slots['parameters_of_local'] == 67072
     assert [look['step'] for look in watched['curve']] == [0, 1, 2]
     assert {'hardware', 'versions', 'date', 'commit', 'threads'} <= set(slots)
@@ -53,7 +55,7 @@ def test_a_setting_that_cannot_be_is_said_before_the_first_run(tmp_path):
 
 
 def test_the_shipped_sweeps_can_be():
-    for name in ('local', 'collapse', 'attributes'):
+    for name in ('local', 'tuned', 'collapse', 'attributes'):
         runs = sweep.expand(read_yaml(data_path(f'sweeps/{name}.yaml')))
         in_process.check(runs)
         assert len(runs) >= 9
