@@ -73,8 +73,8 @@ def gallery(pairs, S, rows, best=5, n=3):
 
 
 def found(results, query, notes=None):
-    """Videos found by a search, a row each, with the weight that the query gives to each frame: the
-    lighter a frame, the paler it is.
+    """Videos found by a search, a row each, with the weight that the query gives to each frame, if it
+    is not 0.00: the lighter a frame, the paler it is.
 
     results: [(result, pictures)], best first; pictures: [(data URI of an image, frame)], as the
     search's `thumbnails` returns them, here in the order of time; a frame has its `seconds` and its
@@ -87,7 +87,8 @@ def found(results, query, notes=None):
                        for file in files])
         weights = np.array([frame['weight'] for _, frame in pictures])
         inks.append(0.25 + 0.75 * weights / max(1e-9, weights.max()))
-        labels.append([f'{f["seconds"]:.0f} s: {f["weight"]:.2f}' for _, f in pictures])
+        labels.append([f'{f["seconds"]:.0f} s' + f': {f["weight"]:.2f}' * (f['weight'] >= 0.005)
+                       for _, f in pictures])
     notes = notes or [f'score {result.score:.2f}' for result, _ in results]
     titles = [f'{n} · {note}' for n, note in enumerate(notes, 1)]
     figure = film_strips(videos, titles, labels, size=0.7, inks=inks)
