@@ -169,7 +169,7 @@ th, td { padding: .15em .6em; border: 0; border-bottom: 1px solid var(--line); t
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 math { font-size: 105% }
 .formula, .output_png { display: block; overflow-x: auto; overflow-y: hidden; padding: .3em 0 }
-@media screen and (max-width: 40em) { .output_png img { max-width: max(100%, 44em) } }
+@media screen and (max-width: 40em) { .output_png img { max-width: max(100%, 36em) } }
 section { border-top: 1px solid var(--line); margin-top: 3em }
 @media print {
   section { break-before: page; border: 0 }

@@ -73,8 +73,8 @@ def gallery(pairs, S, rows, best=5, n=3):
 
 
 def found(results, query, notes=None):
-    """Videos found by a search, a row each, with the weight that the query gives to each frame, if it
-    is not 0.00: the lighter a frame, the paler it is.
+    """Videos found by a search, a row each, with the weight that the query gives to each frame,
+    unless it is below 0.005: the lighter a frame, the paler it is.
 
     results: [(result, pictures)], best first; pictures: [(data URI of an image, frame)], as the
     search's `thumbnails` returns them, here in the order of time; a frame has its `seconds` and its
