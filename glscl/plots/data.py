@@ -15,7 +15,7 @@ def few_shades(image):
     return (np.round(image / 25.5) * 25.5).astype(np.uint8)
 
 
-def film_strip(ax, frames, left=0, aspect='equal', inks=None):
+def frame_strip(ax, frames, left=0, aspect='equal', inks=None):
     """Frames uint8 [F, H, W, 3] side by side; frame f is one unit wide, its centre at left + f.
 
     inks: how strong each frame is printed, from 0 (white) to 1; by default all are 1"""
@@ -27,17 +27,17 @@ def film_strip(ax, frames, left=0, aspect='equal', inks=None):
     ax.axis('off')
 
 
-def film_strips(videos, titles, labels=None, places=None, size=0.75, inks=None):
+def frame_strips(videos, titles, labels=None, places=None, size=0.75, inks=None):
     """One row a video, a label below each frame.
 
     videos: uint8 [F, H, W, 3] each; labels: a list for each video (by default its frames' numbers);
     places: frames a row, the missing ones hatched (by default none is); size: inches a frame;
-    inks: for each video as `film_strip`"""
+    inks: for each video as `frame_strip`"""
     places = places or max(map(len, videos))
     figure, axes = plt.subplots(len(videos), 1, squeeze=False,
                                 figsize=(size * places, (size + 0.37) * len(videos)))
     for row, (video, ax) in enumerate(zip(videos, axes[:, 0])):
-        film_strip(ax, video, inks=inks[row] if inks else None)
+        frame_strip(ax, video, inks=inks[row] if inks else None)
         padding = range(len(video), places)
         for x in padding:
             ax.add_patch(plt.Rectangle((x - 0.47, 0), 0.94, 1, fc='#f4f4f4', ec=GREY, hatch='///'))
@@ -60,7 +60,7 @@ def gallery(pairs, S, rows, best=5, n=3):
         right = int(pairs.text_to_video[row])
         for place, v in enumerate(order[:best]):
             left, count = (n + 0.3) * place, int(pairs.frame_mask[v].sum())
-            film_strip(ax, pairs.frames[v][[int((i + 0.5) * count / n) for i in range(n)]], left)
+            frame_strip(ax, pairs.frames[v][[int((i + 0.5) * count / n) for i in range(n)]], left)
             colour, width = (GREEN, 3.5) if v == right else (RED, 1.5)
             frame = plt.Rectangle((left - 0.5, -0.03), n, 1.06, fc='none', ec=colour, lw=width)
             ax.add_patch(frame)
@@ -91,7 +91,7 @@ def found(results, query, notes=None):
                        for _, f in pictures])
     notes = notes or [f'score {result.score:.2f}' for result, _ in results]
     titles = [f'{n} · {note}' for n, note in enumerate(notes, 1)]
-    figure = film_strips(videos, titles, labels, size=0.7, inks=inks)
+    figure = frame_strips(videos, titles, labels, size=0.7, inks=inks)
     figure.suptitle(f'“{query}”', fontsize=10)
 
 

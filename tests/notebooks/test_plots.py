@@ -50,7 +50,7 @@ def test_recalls_stand_at_their_values_with_their_intervals():
 
 def test_a_strip_is_padded_and_labelled():
     film = np.zeros((3, 8, 8, 3), np.uint8)
-    plots.film_strips([film, film[:2]], ['one', 'two'], [[0, 30, 60], [0, 30]], places=4)
+    plots.frame_strips([film, film[:2]], ['one', 'two'], [[0, 30, 60], [0, 30]], places=4)
     labels = [[text.get_text() for text in ax.texts] for ax in plt.gcf().axes]
     assert labels == [['0', '30', '60', 'pad'], ['0', '30', 'pad', 'pad']]
     assert [len(ax.images) for ax in plt.gcf().axes] == [3, 2]
