@@ -155,7 +155,7 @@ def walkthrough(name=None, profile='small', notebooks=REPOSITORY_NOTEBOOKS, out=
 STYLE = '''
 :root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --soft: #f5f6f7; --line: #d0d7de;
         --link: #0a5fb4 }
-body { font: 16px/1.55 sans-serif; max-width: 50em; margin: 2em auto; padding: 0 1em;
+body { font: 16px/1.55 sans-serif; max-width: 52em; margin: 2em auto; padding: 0 1em;
        color: var(--ink); background: var(--paper); overflow-wrap: break-word }
 a { color: var(--link) }
 .contents { list-style: none; padding: 0 }
@@ -163,13 +163,13 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px; line-heig
 .highlight, details { background: var(--soft); border-radius: 4px; padding: .1em .8em }
 details { margin: .6em 0; padding: .5em .8em }
 summary { cursor: pointer; font-weight: bold }
-table { display: block; overflow-x: auto; border-collapse: collapse; font-size: 14px }
-th, td { padding: .15em .6em; border-bottom: 1px solid var(--line); text-align: left }
-.dataframe th, .dataframe td { text-align: right }
+table { display: block; overflow-x: auto; border: 0; border-collapse: collapse; font-size: 14px }
+th, td { padding: .15em .6em; border: 0; border-bottom: 1px solid var(--line); text-align: left }
+.dataframe :is(th, td):not(:first-child) { text-align: right }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 math { font-size: 105% }
 .formula, .output_png { display: block; overflow-x: auto; overflow-y: hidden; padding: .3em 0 }
-@media screen and (max-width: 40em) { .output_png img { max-width: max(100%, 32em) } }
+@media screen and (max-width: 40em) { .output_png img { max-width: max(100%, 36em) } }
 section { border-top: 1px solid var(--line); margin-top: 3em }
 @media print {
   section { break-before: page; border: 0 }
@@ -241,8 +241,39 @@ def _exporter():
     def to_html(text):  # the renderer takes what comes right after a list for a part of it
         return markdown.render(text.replace('\n<details>', '\n\n<details>'))
 
-    return HTMLExporter(template_name='basic', filters={'markdown2html': to_html},
-                        exclude_input_prompt=True, exclude_output_prompt=True)
+    def describe(notebook, resources):
+        """Tell whoever cannot see a picture where it stands, and what the text says of it."""
+        heading, words = '', ''
+        for cell in notebook.cells:
+            if cell.cell_type == 'markdown':
+                page = to_html(cell.source)
+                heading = (re.findall(r'<h\d[^>]*>(.*?)</h\d>', page, re.S) or [heading])[-1]
+                words = _last_words(page)
+            pictures = [output for output in cell.get('outputs', [])
+                        if 'image/png' in output.get('data', {})]
+            for n, picture in enumerate(pictures, 1):
+                one_of = f' {n} of {len(pictures)}' if len(pictures) > 1 else ''
+                alt = f'Figure{one_of} under “{_text(heading)}”. {words}'
+                picture.metadata['image/png'] = dict(picture.metadata.get('image/png', {}), alt=alt)
+        return notebook, resources
+
+    exporter = HTMLExporter(template_name='basic', filters={'markdown2html': to_html},
+                            exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.register_preprocessor(describe, enabled=True)
+    return exporter
+
+
+def _last_words(page):
+    """The last sentence of HTML's last paragraph, as text; if it is short, the last two."""
+    paragraph = ' '.join(re.findall(r'<p>(.*?)</p>', page, re.S)[-1:])
+    prose = _text(re.sub(r'<span class="formula">.*?</span>', '', paragraph, flags=re.S))
+    sentences = re.split(r'(?<=[.!?]) (?=[^a-z])', prose)
+    return ' '.join(sentences[-1 if len(sentences[-1]) > 50 else -2:]).rstrip(' ,:')
+
+
+def _text(page):
+    """HTML without its tags, its white space as single spaces."""
+    return ' '.join(html.unescape(re.sub(r'<[^>]+>', '', page)).split())
 
 
 def _results(folder):

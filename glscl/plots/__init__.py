@@ -1,6 +1,6 @@
 """Every figure of the notebooks, in one style. A function draws; the notebook calls plt.show()."""
 from .concepts import attended, concept_life, vanishing
-from .data import caption_lengths, clip_transform, film_strips, found, gallery, sampling
+from .data import caption_lengths, clip_transform, found, frame_strips, gallery, sampling
 from .diagrams import forces, modules, pipeline
 from .efficiency import cost_accuracy, cost_recall, growth, shares, storage
 from .evaluation import bootstrap, confusions, rank_histogram, recalls, twins

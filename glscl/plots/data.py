@@ -5,7 +5,7 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from .style import BLUE, GREEN, GREY, INK, RED, mark, rows
 
@@ -15,25 +15,29 @@ def few_shades(image):
     return (np.round(image / 25.5) * 25.5).astype(np.uint8)
 
 
-def film_strip(ax, frames, left=0, aspect='equal'):
-    """Frames uint8 [F, H, W, 3] side by side; frame f is one unit wide, its centre at left + f."""
+def frame_strip(ax, frames, left=0, aspect='equal', inks=None):
+    """Frames uint8 [F, H, W, 3] side by side; frame f is one unit wide, its centre at left + f.
+
+    inks: how strong each frame is printed, from 0 (white) to 1; by default all are 1"""
     for f, frame in enumerate(frames):
         edges = (left + f - 0.47, left + f + 0.47, 0, 1)
-        ax.imshow(few_shades(frame), extent=edges, aspect=aspect, interpolation='nearest')
+        ax.imshow(few_shades(frame), extent=edges, aspect=aspect, interpolation='nearest',
+                  alpha=None if inks is None else inks[f])
     ax.set(xlim=(left - 0.5, left + len(frames) - 0.5), ylim=(0, 1))
     ax.axis('off')
 
 
-def film_strips(videos, titles, labels=None, places=None, size=0.75):
+def frame_strips(videos, titles, labels=None, places=None, size=0.75, inks=None):
     """One row a video, a label below each frame.
 
     videos: uint8 [F, H, W, 3] each; labels: a list for each video (by default its frames' numbers);
-    places: frames a row, the missing ones hatched (by default none is); size: inches a frame"""
+    places: frames a row, the missing ones hatched (by default none is); size: inches a frame;
+    inks: for each video as `frame_strip`"""
     places = places or max(map(len, videos))
     figure, axes = plt.subplots(len(videos), 1, squeeze=False,
                                 figsize=(size * places, (size + 0.37) * len(videos)))
     for row, (video, ax) in enumerate(zip(videos, axes[:, 0])):
-        film_strip(ax, video)
+        frame_strip(ax, video, inks=inks[row] if inks else None)
         padding = range(len(video), places)
         for x in padding:
             ax.add_patch(plt.Rectangle((x - 0.47, 0), 0.94, 1, fc='#f4f4f4', ec=GREY, hatch='///'))
@@ -56,7 +60,7 @@ def gallery(pairs, S, rows, best=5, n=3):
         right = int(pairs.text_to_video[row])
         for place, v in enumerate(order[:best]):
             left, count = (n + 0.3) * place, int(pairs.frame_mask[v].sum())
-            film_strip(ax, pairs.frames[v][[int((i + 0.5) * count / n) for i in range(n)]], left)
+            frame_strip(ax, pairs.frames[v][[int((i + 0.5) * count / n) for i in range(n)]], left)
             colour, width = (GREEN, 3.5) if v == right else (RED, 1.5)
             frame = plt.Rectangle((left - 0.5, -0.03), n, 1.06, fc='none', ec=colour, lw=width)
             ax.add_patch(frame)
@@ -69,23 +73,26 @@ def gallery(pairs, S, rows, best=5, n=3):
 
 
 def found(results, query, notes=None):
-    """Videos found by a search, a row each, with the weight that the query gives to each frame: the
-    lighter a frame, the paler it is.
+    """Videos found by a search, a row each, with the weight that the query gives to each frame,
+    unless it is below 0.005: the lighter a frame, the paler it is.
 
     results: [(result, pictures)], best first; pictures: [(data URI of an image, frame)], as the
     search's `thumbnails` returns them, here in the order of time; a frame has its `seconds` and its
     `weight`. notes: a few words on each video"""
-    videos, labels = [], []
+    videos, labels, inks = [], [], []
+    without_grain = ImageFilter.MedianFilter(3)  # which would make the PNG large
     for _, pictures in results:
         files = [io.BytesIO(base64.b64decode(uri.partition(',')[2])) for uri, _ in pictures]
-        images = np.array([Image.open(file).convert('RGB') for file in files], float)
+        videos.append([np.array(Image.open(file).convert('RGB').filter(without_grain))
+                       for file in files])
         weights = np.array([frame['weight'] for _, frame in pictures])
-        ink = 0.15 + 0.85 * weights / max(1e-9, weights.max())
-        videos.append((255 - ink[:, None, None, None] * (255 - images)).astype(np.uint8))
-        labels.append([f'{f["seconds"]:.0f} s: {f["weight"]:.2f}' for _, f in pictures])
+        inks.append(0.25 + 0.75 * weights / max(1e-9, weights.max()))
+        labels.append([f'{f["seconds"]:.0f} s' + f': {f["weight"]:.2f}' * (f['weight'] >= 0.005)
+                       for _, f in pictures])
     notes = notes or [f'score {result.score:.2f}' for result, _ in results]
     titles = [f'{n} · {note}' for n, note in enumerate(notes, 1)]
-    film_strips(videos, titles, labels, size=0.8).suptitle(f'“{query}”', fontsize=10)
+    figure = frame_strips(videos, titles, labels, size=0.7, inks=inks)
+    figure.suptitle(f'“{query}”', fontsize=10)
 
 
 def caption_lengths(lengths, kinds, max_words):

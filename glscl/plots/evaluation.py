@@ -93,4 +93,4 @@ def twins(table):
             ax.plot(row['accuracy'], y, 'o', color=BLUE)
         ax.axvline(50, color=GREY, ls=':')
         ax.set(xlim=(30, 100), title=title, xlabel='own video above its twin, %')
-        ax.text(51, -0.42, 'guessing', color='#666666', fontsize=8, va='center')
+        ax.text(51, len(names) - 0.55, 'guessing', color='#666666', fontsize=8)

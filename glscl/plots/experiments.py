@@ -44,9 +44,10 @@ def forest(found, baseline='full', within=12):
     ax.set_yticks(ticks, list(found.index), fontsize=8)
     ax.set(ylim=(row - 0.4, -0.6), xlabel=f'R@1 text to video, points above or below {baseline}')
     ax.grid(False, axis='y')
-    legend_below(figure, [mark(GREEN, 'higher'), mark(GREY, 'not significant', hollow=True),
-                          mark(INK, 'only without it', hollow=True), mark(RED, 'lower'),
-                          mark(INK, "also after Holm's correction"),
+    legend_below(figure, [mark(GREEN, 'higher', line='-'), mark(RED, 'lower', line='-'),
+                          mark(GREY, 'not significant', hollow=True, line='-'),
+                          mark(INK, "hollow: not after Holm's correction", hollow=True),
+                          mark(INK, "filled: after it, too"),
                           mark(INK, f'more than {within} points off', '<')])
     if not ticks:
         nothing_stored(ax)

@@ -3,7 +3,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from .data import film_strip
+from .data import frame_strip
 from .style import BLUE, GREY, ORANGE, heat_map, lines
 
 
@@ -15,7 +15,7 @@ def frame_weights(frames, weights, captions, scene):
     T, F = weights.shape
     _, axes = plt.subplots(T + 1, 1, figsize=(0.68 * F + 0.8, 0.75 + T), sharex=True,
                            height_ratios=[0.75] + [1] * T)
-    film_strip(axes[0], frames, aspect='auto')
+    frame_strip(axes[0], frames, aspect='auto')
     for t, ax in enumerate(axes[1:]):
         own = np.asarray(scene) == t
         ax.bar(range(F), weights[t], width=0.8, color=np.where(own, BLUE, GREY))
@@ -53,7 +53,7 @@ def query_attention(frames, to_frames, words, to_words):
     F, L = len(frames), len(words)
     _, axes = plt.subplots(2, 2, figsize=(0.46 * (F + L) + 1.6, 3.4), height_ratios=[0.6, 2.6],
                            width_ratios=[F, L])
-    film_strip(axes[0, 0], frames, aspect='auto')
+    frame_strip(axes[0, 0], frames, aspect='auto')
     axes[0, 1].axis('off')
     scale = dict(cmap='Blues', vmin=0, vmax=max(float(to_frames.max()), float(to_words.max())))
     heat_map(axes[1, 0], to_frames, **scale, cbar=False)

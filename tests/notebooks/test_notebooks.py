@@ -15,6 +15,12 @@ try:
 except ImportError:  # Python 3.10
     import tomli as tomllib
 
+from glscl.config import Config, load_config
+from glscl.data.sampling import sample_frame_indices
+from glscl.datasets import shapes
+from glscl.experiments import tables
+from glscl.heads import HEADS, costs
+from glscl.interaction import LocalInteraction
 from glscl.notebook import bind, walkthrough
 
 ROOT = Path(__file__).parents[2]
@@ -185,46 +191,101 @@ def test_links_between_notebooks_and_files_lead_somewhere(notebook):
                 assert (ROOT / 'notebooks' / target).exists(), f'{cell.id}: {target}'
 
 
+@pytest.mark.parametrize('name, most', [('01_data', 1950), ('04_training', 1700), ('05_evaluation', 2060), ('06_efficiency', 1560)])
+def test_a_page_stays_short(name, most):
+    prose = ' '.join(cell.source for cell in read(name).cells if cell.cell_type == 'markdown')
+    assert len(re.sub(r'```.*?```', '', prose, flags=re.S).split()) <= most
+
+
 def told(name):
     """({id: cell} of a notebook, what a cell of this id prints)"""
     cells = {cell.id: cell for cell in read(name).cells}
     return cells, lambda of: ''.join(output.get('text', '') for output in cells[of].outputs)
 
 
+def says(cell, *phrases):
+    text = ' '.join(cell.source.split())
+    assert all(phrase in text for phrase in phrases), phrases
+
+
 def test_what_01_says_in_words_is_what_its_cells_print():
     cells, shown = told('01_data')
     checked, more = map(int, re.findall(r': (\d+)', shown('train-unique')))
-    assert 0.45 < more / checked < 0.5 and 'Nearly half of the training captions' in cells['takeaways'].source
+    assert 0.45 < more / checked < 0.5
+    says(cells['takeaways'], 'Nearly half of the training captions')
     assert 'captions that fit exactly one video: 2000' in shown('unique-all')
     times = int(re.search(r'costs (\d+) times', shown('claim'))[1])
-    assert 215 <= times <= 225 and 'nearly 220 times' in cells['claim-text'].source
+    assert 215 <= times <= 225
+    says(cells['claim-text'], 'nearly 220 times')
     assert shown('twins-same').count('in the twin, too: True - at the same second: False') == 2
+    scene, order = re.findall(r'([\d.]+) tokens on average, (\d+) at most', shown('caption-lengths'))
+    assert float(order[0]) > float(scene[0]) and max(int(scene[1]), int(order[1])) < load_config('shapes').max_words
+    says(cells['batch-text'], 'captions of two scenes are longer, and none fills all places')
+    assert all(piece in shown('tokens') for piece in (' lef ', ' tw ', ' ards· '))
+    says(cells['end-token-text'], '*leftwards* is rare and comes in three pieces')
+
+
+def test_what_01_says_of_the_world_is_so():
+    cells, _ = told('01_data')
+    assert sum(shapes.SPLITS.values()) == 2700 and len({name.split()[0] for name in HEADS} - {'GLSCL'}) == 12
+    says(cells['title'], '2,700 videos', 'its dozen rivals')
+    worlds = [shapes.describe('train', 300, 0, difficulty)[0] for difficulty in (0, 1, 2)]
+    assert [{len(scenes) for scenes in videos} for videos in worlds] == [{2}, {2, 3}, {3}]
+    assert {scene.seconds for scenes in worlds[1] for scene in scenes} == {3, 4, 5}
+    says(cells['six-text'], 'two or three **scenes** of three to five seconds')
+    half = [[len(scene.things) == 2 for scenes in videos for scene in scenes] for videos in worlds]
+    assert not any(half[0]) and all(half[2]) and 0.45 < sum(half[1]) / len(half[1]) < 0.55
+    says(cells['difficulty-text'], '0 (two scenes, no distractor', 'two or three scenes, a distractor in about half of them', 'three scenes, a distractor in every one')
+    captions = [shapes.describe(split, 20)[1] for split in ('train', 'test')]
+    assert [{len(rows) for rows in of_split} for of_split in captions] == [{6}, {4}]
+    assert {sum(row['primary'] for row in rows) for rows in captions[1]} == {1}
+    says(cells['splits-text'], 'A training video has six captions', 'a video has four')
+    assert (2 * 3 * shapes.FPS, 3 * 5 * shapes.FPS, load_config('shapes').max_frames) == (18, 45, 12)
+    assert all(step in (1, 2) for n, fps in ((450, 29.97), (45, 3))
+               for i in [sample_frame_indices(n, fps, 12)] for step in [round((b - a) / fps) for a, b in zip(i, i[1:])])
+    says(cells['reading-text'], 'gaps of one or two seconds', '32 pixels')
+    scenes, captions = shapes.describe('test', shapes.SPLITS['test'])
+    turned = [any(shapes.fits(row['facts'][::-1], other) for other in scenes[:v] + scenes[v + 1:])
+              for v, rows in enumerate(captions) for row in rows if row['kind'] == 'order']
+    assert 0 < sum(turned) < 0.05 * len(turned)
+    says(cells['parts-text'], 'Few videos hold the same two objects, so that most `order` captions can be answered without a thought')
 
 
 def test_what_04_says_in_words_is_what_its_cells_print():
     cells, shown = told('04_training')
     assert 2.5 < float(re.search(r'finds ([\d.]+) times', shown('starts-say'))[1]) < 3.5
-    assert all('about three times as many' in cells[place].source.replace('\n', ' ') for place in ('title', 'stored-read'))
+    says(cells['title'], 'about three times as many')
+    says(cells['stored-read'], 'about three times as many')
     assert re.search('kind scene gain most .* of kind order least', shown('starts-say'))
     assert all(word in shown('step-equal') for word in ('steps: True', 'bit by bit: True'))
     a, b, c = map(float, re.findall(r'(\d+\.\d)[;.]', shown('gains').splitlines()[0]))
-    assert b - a > c - b > 0 and 'averaging to weighing is the larger one' in cells['gains-read'].source
+    assert b - a > c - b > 0
+    says(cells['gains-read'], 'averaging to weighing is the larger one', 'cannot tell it from nothing')
     gains = {int(k): tuple(map(float, (gain, low))) for gain, k, low in
              re.findall(r'^ {4}([+-][\d.]+) at R@(\d+) \((-?[\d.]+) to', shown('gains'), re.M)}
     assert all(gains[k][0] > 2 * gains[1][0] and gains[k][1] > 0 for k in (5, 10))  # "more below it", "clearly"
-    assert 0 < gains[1][0] < 8 and gains[1][1] <= 0 and 'cannot tell it from nothing' in cells['gains-read'].source
+    assert 0 < gains[1][0] < 8 and gains[1][1] <= 0
     high, = re.findall(r'mean pooling, trained.* to ([\d.]+)\)', shown('stored'))
-    assert float(high) < b and 'stays below the global module with nothing trained' in cells['stored-read'].source
+    assert float(high) < b
+    says(cells['stored-read'], 'stays below the global module with nothing trained')
     assert re.search('GLSCL less global only.*not significant', shown('stored'))
     assert re.search('global only, trained less untrained.* higher', shown('stored'))
+    assert len(cells['step'].source.splitlines()) - 1 == 12  # "a dozen lines"
+    first, second, *later = map(float, re.findall(r'validation R@1 ([\d.]+)', shown('train')))
+    assert second - first > 2 * (max(later) - second) and max(second, *later) > c
+    says(cells['curves-notice'], 'rise steeply at first and then level off')
+    assert (shapes.SPLITS['val'], shapes.SPLITS['test']) == (200, 500)
+    says(cells['train-text'], 'higher than those of the test split, since it has 200 videos to choose from, not 500')
+    assert load_config('shapes').warmup == 0.1 and round(Config().lr / Config().clip_lr) == 1000
+    says(cells['global-text'], 'over the first tenth of the steps')
+    says(cells['paper-notes'], 'a thousandth of the rate')
 
 
 def test_what_06_says_in_words_is_what_its_cells_print():
     cells, shown = told('06_efficiency')
     published, direct, gram, dearer = map(float, re.findall(r'GLSCL is ([\d.]+) times', shown('ratio')))
-    for place in ('title', 'recall-read'):
-        assert '4.4 times *more*' in cells[place].source or f'{dearer:g} times dearer' in cells[place].source
-    assert f'{direct:g} times by one rule, {gram:g} with the exact' in cells['recall-read'].source
+    says(cells['title'], f'{dearer:g} times *more*', 'a fourteenth', 'less than a twentieth')
+    says(cells['recall-read'], f'{direct:g} times by one rule, {gram:g} with the exact', f'{dearer:g} times dearer')
     assert dearer == 4.4 and direct == 14 and gram > 20 and 215 < published < 225  # as the opening says
     assert "hold the other's value: 0 - overlap: True" in shown('doubt') and 'DiCoSA' in shown('doubt')  # nearly the cheapest
     mine, low, high = map(float, re.search(r'GLSCL: R@1 ([\d.]+)\..*: ([\d.]+) to ([\d.]+)\.', shown('recall-say'), re.S).groups())
@@ -234,6 +295,48 @@ def test_what_06_says_in_words_is_what_its_cells_print():
     assert len(dear) >= 5 and not any(gain > 0 and sure == 'sure' for gain, sure in dear)
     assert float(re.search(r'X-CLIP at R@10: .* \(([-\d.]+) to', shown('recall-say'))[1]) > 0
     assert 'False' not in ''.join(shown(cell.id) for cell in cells.values() if cell.cell_type == 'code')
+
+
+def test_what_06_says_of_costs_is_so():
+    cells, shown = told('06_efficiency')
+    paper = Config()
+    assert paper.decoder_layers == 3 and -(-1000 // 16) == 63
+    hidden = {part.linear1.out_features for part in LocalInteraction(512).modules() if hasattr(part, 'linear1')}
+    assert hidden == {2048}
+    says(cells['concepts-text'], 'a decoder of three layers', 'H = 2048')
+    D, L = 768, 50  # ViT-B/32: twelve layers of 49 patches of 32 x 32 and a class token
+    assert round((12 * (12 * L * D ** 2 + 2 * L ** 2 * D) + 49 * 3 * 32 ** 2 * D) / 1e9, 1) == 4.4
+    says(cells['released-text'], 'takes 4.4 G a frame', r'\lceil 1000/16 \rceil = 63')
+    parts = costs.released_cost(1000, 1000)
+    assert parts['scores'] < 0.005 * sum(parts.values()) and parts['query decoder'] > 0.5 * sum(parts.values())
+    says(cells['four-text'], 'can hardly be seen')
+    assert len(HEADS) == 15 and len(HEADS['CLIP4Clip tightTransf'](width=64).blocks) == 4
+    says(cells['others-text'], 'The other eleven')
+    says(cells['equations'], 'goes through four layers')
+    assert 512 + 8 * 64 == 1024 and paper.num_queries == 8  # 1.0 G for a million pairs
+    says(cells['ratio-text'], 'eight concepts of width 64')
+    theirs, ours = costs.published_cost(), costs.pair_cost
+    assert len(costs.published().query("backbone == 'ViT-B/32' and `post-processing`.isna()")) == 9
+    says(cells['measured-text'], 'from nine papers')
+    moved = {name: ours(name) / 1e3 / theirs[name] for name in ('GLSCL', 'DiCoSA')}
+    assert moved['GLSCL'] > 10 and 60 < moved['DiCoSA'] < 100 and ours('Prompt Switch') == min(map(ours, theirs.index))
+    assert 0.5 < ours('GLSCL', gram=True) / ours('X-Pool', gram=True) < 2
+    says(cells['doubt-read'], 'by more than a decade, DiCoSA by almost two, and Prompt Switch all the way to the left', 'are neighbours')
+    F, D, Q, L = 12, 512, 8, 32
+    assert HEADS['GLSCL'].cost().video_bytes == 4 * F * D + 4 * Q * D + 4 * F ** 2 + F
+    encode = 12 * (12 * L * D ** 2 + 2 * L ** 2 * D)  # CLIP's text tower alone
+    assert [name for name, head in HEADS.items() if 1000 * head.cost().gram > encode] == ['CLIP4Clip tightTransf']
+    says(cells['clock-text'], 'as with 1000 videos and all heads but the dearest, the head hardly matters')
+    low, high = map(float, re.search(r'power of ([\d.]+) to ([\d.]+)\.', shown('clock-say')).groups())
+    assert 0.9 < low < high < 1.1 and float(re.search(r'query: ([\d.]+)$', shown('clock-say'))[1]) > 0.9
+    says(cells['clock-read'], 'nearly that of the counts', 'in proportion to the gallery, or nearly')
+    runs, _ = tables.stored('heads')
+    final = [run for run in runs if run['final']]
+    assert {run['steps'] for run in runs} == {100} and {run['captions'] for run in runs} == {'all'}
+    assert {len({run['seed'] for run in final if run['variant'] == name}) for name in HEADS} == {3}
+    assert {len({run['parameters']['lr'] for run in runs if run['variant'] == name}) for name in HEADS} == {4}
+    says(cells['measured-text'], 'the same 100 steps', 'three seeds', 'the best of four learning rates', 'four captions of 500')
+    says(cells['recall-say-text'], 'for fourteen tests')
 
 
 def test_what_a_graphics_card_said_says_where_it_comes_from():
@@ -285,6 +388,25 @@ def test_no_formula_is_left_as_it_was_written(page):
     prose = re.sub(r'<(pre|code|style)\b.*?</\1>', '', page, flags=re.S)
     assert '$' not in prose and not re.search(r'\\[a-zA-Z]', prose)
     assert prose.count('<math') > 100 and 'ns0:math' not in prose
+
+
+def test_each_picture_is_told_in_words(page):
+    pictures = re.findall(r'<img\b[^>]*>', page)
+    told = [re.search(r'alt="([^"]*)"', picture) for picture in pictures]
+    assert len(pictures) > 40 and all(told)
+    told = [words[1] for words in told]
+    assert all(re.match(r'Figure( \d of \d)? under “.+?”\. \S.{20,}|moving picture: \S', words) for words in told)
+    assert not any(re.search(r'[$\\]|description', words) for words in told) and max(map(len, told)) < 500
+
+
+def test_the_words_for_a_picture_are_the_last_before_it(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    picture = nbformat.v4.new_output('display_data', {'image/png': 'AAAA', 'text/plain': 'a figure'})
+    text = '## Weights of $F$ *frames*\n\nNot this.\n\nNor this one here. Each bar is $a_f$, the weight of one of all the frames:'
+    notebook.cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell('draw()', outputs=[picture, picture])]
+    nbformat.write(notebook, tmp_path / '01_data.ipynb')
+    alts = re.findall(r'alt="([^"]*)"', bind(tmp_path).read_text(encoding='utf-8'))
+    assert alts == [f'Figure {n} of 2 under “Weights of F frames”. Each bar is af, the weight of one of all the frames' for n in (1, 2)]
 
 
 def test_answers_stay_folded(page):

@@ -50,10 +50,21 @@ def test_recalls_stand_at_their_values_with_their_intervals():
 
 def test_a_strip_is_padded_and_labelled():
     film = np.zeros((3, 8, 8, 3), np.uint8)
-    plots.film_strips([film, film[:2]], ['one', 'two'], [[0, 30, 60], [0, 30]], places=4)
+    plots.frame_strips([film, film[:2]], ['one', 'two'], [[0, 30, 60], [0, 30]], places=4)
     labels = [[text.get_text() for text in ax.texts] for ax in plt.gcf().axes]
     assert labels == [['0', '30', '60', 'pad'], ['0', '30', 'pad', 'pad']]
     assert [len(ax.images) for ax in plt.gcf().axes] == [3, 2]
+
+
+def test_a_found_video_is_paler_where_it_weighs_less():
+    file = io.BytesIO()
+    Image.new('RGB', (8, 8), (225, 45, 45)).save(file, 'PNG')
+    picture = 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()
+    plots.found([(None, [(picture, dict(seconds=s, weight=w)) for s, w in enumerate((0.5, 0.25, 0.0))])], 'a red square', ['a note'])
+    [ax] = plt.gcf().axes
+    assert [image.get_alpha() for image in ax.images] == [1, 0.625, 0.25]  # of red: no rounding makes it another colour
+    assert all(np.ptp(image.get_array()[..., 0]) == 0 and image.get_array()[0, 0, 0] > 200 for image in ax.images)
+    assert [text.get_text() for text in ax.texts] == ['0 s: 0.50', '1 s: 0.25', '2 s']
 
 
 # ---- drawings and moving pictures
