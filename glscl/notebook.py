@@ -5,14 +5,17 @@ next. An exercise is a code cell tagged `exercise`: a function that returns None
 `if mine(...) is not None:` the asserts and a print that begins with "right". The cell below folds
 the solution, a ```python block in <details><summary>Solution</summary>, with blank lines around it
 and in no list, where it would not fold; the tests run it against the check. Drawings are
-`plots.pipeline`, `modules`, `forces`, `rivals`; where motion is the subject, `plots.play`."""
+`plots.pipeline`, `modules`, `forces`, `rivals`; where motion is the subject, `plots.play`; where a
+reader types a sentence, `typed`."""
 import dataclasses
 import datetime
 import html
 import json
 import re
+import sys
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -112,6 +115,26 @@ def begin(profile='small', seed=0, device='auto', data_dir='', run_dir='', **set
     data_dir = Path(data_dir).expanduser() if data_dir else cache_dir()
     run_dir = Path(run_dir).expanduser() if run_dir else cache_dir() / 'runs' / name
     return Lesson(config, profile, chosen['videos'], seed, pick_device(device), data_dir, run_dir)
+
+
+def typed(answer, sentence):
+    """answer(sentence), a function that shows something; below a box for other sentences, which it
+    answers at Enter, where there are ipywidgets and somebody who can type.
+
+    papermill, nbval and nbconvert say of themselves that nobody can: no box is ever stored."""
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    # What the front end said when it sent this cell: whether input() would be answered.
+    anybody = getattr(getattr(shell, 'kernel', None), '_allow_stdin', False)
+    if not anybody or not find_spec('ipywidgets'):
+        answer(sentence)
+        return
+    import ipywidgets
+    from IPython.display import display
+    box = ipywidgets.Text(sentence, continuous_update=False, description='Caption:',
+                          layout=dict(width='100%'))
+    below = ipywidgets.interactive_output(
+        lambda sentence: answer(sentence) if sentence.strip() else None, dict(sentence=box))
+    display(box, below)
 
 
 def walkthrough(name=None, profile='small', notebooks=REPOSITORY_NOTEBOOKS, out='runs',

@@ -8,6 +8,7 @@ from .experiments import forest, methods
 from .heads import rivals
 from .losses import concept_circles, concept_cosines, consistency_target, gradient_sizes, sharpness
 from .model import (
+    answers,
     frame_weights,
     padding_drift,
     query_attention,

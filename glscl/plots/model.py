@@ -62,6 +62,24 @@ def query_attention(frames, to_frames, words, to_words):
     axes[1, 1].set_xticklabels(words, rotation=45, ha='right', rotation_mode='anchor')
 
 
+def answers(sentence, videos, weights, titles):
+    """The videos found for a sentence, best first, and above each frame the weight it gets.
+
+    videos: uint8 [n, S, S, 3] each, its real frames; weights: [k, F], the first n of a row theirs;
+    titles: k strings"""
+    k, F = weights.shape
+    figure, axes = plt.subplots(k, 1, figsize=(0.58 * F, 1.45 * k + 0.3), squeeze=False)
+    for n, ax in enumerate(axes[:, 0]):
+        film_strip(ax, videos[n])
+        ax.bar(range(F), 0.8 * weights[n], 0.94, bottom=1.06, color=BLUE)
+        for f in np.flatnonzero(weights[n] >= 0.05):
+            ax.text(f, 1.1 + 0.8 * weights[n][f], f'{100 * weights[n][f]:.0f} %', fontsize=7.5,
+                    ha='center')
+        ax.set(xlim=(-0.5, F - 0.5), ylim=(-0.02, 2.05))
+        ax.set_title(f'{n + 1} · {titles[n]}', fontsize=9, parse_math=False)
+    figure.suptitle(f'“{sentence}”', x=0.01, ha='left', fontsize=10, parse_math=False)
+
+
 def similarity_parts(parts):
     """Similarity matrices side by side, with each caption's best video marked.
 

@@ -180,3 +180,15 @@ def test_costs_stand_at_their_values_and_equal_ones_side_by_side():
 def test_without_stored_runs_a_chart_of_costs_says_so():
     plots.cost_recall(dict(GLSCL=2716), {})
     assert 'no stored runs' in [text.get_text() for text in plt.gcf().axes[0].texts]
+
+
+def test_an_answer_shows_real_frames_only_and_their_weights():
+    frame = np.zeros((4, 8, 8, 3), np.uint8)
+    weights = np.array([[0.1, 0.2, 0.7, 0], [0.98, 0.02, 0, 0]])  # a real frame may get nothing
+    plots.answers('two $tars$_$', [frame[:3], frame], weights, ['first', 'second'])
+    plt.gcf().draw_without_rendering()
+    first, second = plt.gcf().axes
+    assert [len(ax.images) for ax in (first, second)] == [3, 4]
+    heights = [bar.get_height() for bar in first.patches]
+    np.testing.assert_allclose(heights, heights[2] * weights[0] / 0.7)
+    assert [text.get_text() for text in second.texts] == ['98 %'] and second.get_title(loc='left') == '2 · second'
