@@ -169,3 +169,16 @@ def test_costs_stand_at_their_values_and_equal_ones_side_by_side():
 def test_without_stored_runs_a_chart_of_costs_says_so():
     plots.cost_recall(dict(GLSCL=2716), {})
     assert 'no stored runs' in [text.get_text() for text in plt.gcf().axes[0].texts]
+
+
+def test_a_form_stands_in_its_group_with_its_numbers():
+    columns = ['within', 'between', 'R@1 of S_l']
+    table = pd.DataFrame([[np.nan] * 3, [0.8, 0.5, 9.7], [0.7, 0.4, 11.2]], ['global only', 'slots', 'alone: slots'], columns)
+    compared = pd.DataFrame(dict(difference=[-0.3, -22.2], low=[-2.0, -25.0], high=[1.4, -20.0],
+                                 after_holm=['not significant', 'lower']), index=['slots', 'alone: slots'])
+    plots.local_study(table, compared)
+    cosines, found, gains = plt.gcf().axes
+    assert [t.get_text() for t in cosines.get_yticklabels()] == ['beside the global module', 'slots', 'without it', 'slots']
+    marks = [(line.get_ydata()[0], line.get_marker(), line.get_xdata()[0]) for line in gains.lines if line.get_marker() in 'o<>']
+    assert marks == [(1, 'o', -0.3), (3, '<', -5)] and [t.get_text() for t in gains.texts] == ['−22.2']
+    assert [(bar.get_y() + 0.3, bar.get_width()) for bar in found.patches] == [(1, 9.7), (3, 11.2)]
