@@ -1,4 +1,6 @@
-"""How alike concepts are, and how much they have to say in the score."""
+"""How alike concepts are, how hard the losses pull at them, and how much they say in the score."""
+import math
+
 import numpy as np
 import pandas as pd
 import torch
@@ -39,6 +41,27 @@ def measures(model, texts, videos):
                 std_global=float(S_g.std()), std_local=float(S_l.std()))
 
 
+PARTS = {'clip.clip.visual': 'image tower', 'clip.clip.logit_scale': 'scale', 'clip': 'text tower',
+         'temporal': 'temporal', 'local.video_queries': 'queries', 'local': 'decoder'}
+
+
+def gradients(model, losses):
+    """How hard each loss pulls at each part of a GLSCL: {(loss, part): length of its gradient}.
+
+    losses: `Losses` whose graph is still there; it stays. 0 where a loss does not reach."""
+    names, tensors = zip(*model.named_parameters())
+    parts_of = [next(part for start, part in PARTS.items() if name.startswith(start))
+                for name in names]
+    sizes = {}
+    for loss in ('contrastive', 'inter_consistency', 'intra_diversity'):
+        found = torch.autograd.grad(getattr(losses, loss), tensors, retain_graph=True,
+                                    allow_unused=True)
+        for part, g in zip(parts_of, found):
+            key = loss.replace('_', '-'), part
+            sizes[key] = math.hypot(sizes.get(key, 0.0), 0.0 if g is None else float(g.norm()))
+    return sizes
+
+
 def watch(trainer, every, until):
     """Train from where a Trainer is to step `until`, with a look at the concepts of its validation
     split now and then: a list of dict(step, and the `measures`), the first before any step."""
@@ -60,14 +83,24 @@ def watch(trainer, every, until):
 def table(runs):
     """What became of the local module in the stored runs of a sweep (`in_process`), a row a
     variant, means over seeds: R@1 of the sum and of each part alone, cosines of concepts, how much
-    S_l varies beside S_g, and how many captions score their film above its twin. A DataFrame; nan
-    where there is no local module."""
+    S_l varies beside S_g, and how many captions score their video above its twin. A DataFrame;
+    nan where there is no local module."""
     rows = {}
     for name, of_name in variants(runs).items():
         seeds = [_row(run) for run in of_name]
         mean = {key: float(np.mean([seed[key] for seed in seeds])) for key in seeds[0]}
         rows[name] = {'seeds': len(seeds), **mean}
     return pd.DataFrame.from_dict(rows, 'index')
+
+
+def found_by_both(runs, form, other='global only'):
+    """Of the captions whose video the S_l of `form` ranks first by itself, the share that `other`
+    finds as well; each seed of one with the same seed of the other, the mean over seeds."""
+    groups = variants(runs)
+    others = {run['seed']: np.array(run['ranks']['t2v']) <= 1 for run in groups[other]}
+    shares = [others[run['seed']][np.array(run['local_ranks']) <= 1].mean()
+              for run in groups[form] if run['seed'] in others]
+    return float(np.mean(shares))
 
 
 def _row(run):

@@ -2,7 +2,18 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .style import BLUE, GREEN, GREY, ORANGE, heat_map, legend_below, legend_right, lines, mark
+from .style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    heat_map,
+    legend_below,
+    lines,
+    mark,
+)
 
 FORMS = (ORANGE, BLUE, GREEN)
 
@@ -22,7 +33,8 @@ def attended(learned, attributes):
             ax.add_patch(plt.Rectangle((best, q), 1, 1, fill=False, ec=ORANGE, lw=1.6))
         ax.grid(False)
         ax.set_ylim(max(rows), 0)  # cells of one height in all panels
-        ax.tick_params(axis='both', labelsize=8, rotation=0)
+        ax.xaxis.tick_top()
+        ax.tick_params(axis='both', labelsize=8, rotation=0, length=0)
         ax.set_title(f'Q = {Q}: R@1 {found["recall"]:.0f} %', fontsize=9)
     axes[0].set_ylabel('query')
 
@@ -45,7 +57,7 @@ def concept_life(curves):
     for ax in axes[:2]:
         ax.set_ylim(0, 1.02)
     axes[0].set_ylabel('mean cosine')
-    axes[2].set_ylabel(r'std $S^l$ / std $S^g$')
+    axes[2].set_ylabel(r'std $S_l$ / std $S_g$')
     legend_below(figure, [mark(colour, name, '', line='-')
                           for colour, name in zip(FORMS, curves)])
 
@@ -54,9 +66,56 @@ def vanishing(angles, lengths):
     """How long the gradient is that is left to concepts, over how far they are from being one.
 
     angles: n, in radians; lengths: {loss: n}"""
-    _, ax = plt.subplots(figsize=(5.2, 2.6))
+    _, ax = plt.subplots(figsize=(5.2, 2.9))
     lines(ax, angles, lengths, 'o', xscale='log', yscale='log',
           xlabel='angle between concepts, radians', ylabel='length of the gradient')
     ax.plot(angles, np.asarray(angles) / angles[-1] * min(v[-1] for v in lengths.values()) / 3,
             color=GREY, ls=':', label='proportional to the angle')
-    legend_right(ax)
+    ax.legend(loc='upper center', bbox_to_anchor=(0.4, -0.25), ncols=2)
+
+
+def local_study(table, compared, within=5):
+    """What became of each form of the local module, a row a form: whether its concepts live, what
+    they find by themselves, and what the whole score gains over the global module by itself.
+
+    table: of `experiments.concepts.table`; compared: of `experiments.tables.differences`; within:
+    what lies more points off is an arrow at the edge"""
+    beside = [name for name in table.index if name in compared.index and table['within'][name] > 0]
+    groups = {'beside the global module': [n for n in beside if not n.startswith('alone: ')],
+              'without it': [n for n in beside if n.startswith('alone: ')]}
+    labels = [label for title, names in groups.items() for label in (title, *names)]
+    figure, axes = plt.subplots(1, 3, figsize=(9, 1 + 0.24 * len(labels)), sharey=True,
+                                width_ratios=[1, 1, 1.4])
+    for y, name in enumerate(labels):
+        if name not in groups:
+            _form(axes, y, table.loc[name], compared.loc[name], within)
+    axes[0].set(title='cosine of two concepts', xlim=(0, 1.1), xticks=(0, 0.5, 1))
+    axes[1].set(title='R@1 of $S_l$ by itself, %', xlim=(0, 1.25 * table['R@1 of S_l'].max()))
+    axes[2].set(title='R@1 of $S$, points above global only', xlim=(-within - 0.4, within))
+    axes[2].axvline(0, color=INK, lw=1)
+    axes[0].set_yticks(range(len(labels)), [label.removeprefix('alone: ') for label in labels],
+                       fontsize=8.5)
+    axes[0].set_ylim(len(labels) - 0.4, -0.6)
+    for tick, label in zip(axes[0].get_yticklabels(), labels):
+        tick.set_weight('bold' if label in groups else 'normal')
+    for ax in axes:
+        ax.grid(False, axis='y')
+    legend_below(figure, [mark(BLUE, 'of one video'),
+                          mark(ORANGE, 'of two videos, one query', 'D', hollow=True),
+                          mark(RED, "lower, also after Holm's correction")])
+
+
+def _form(axes, y, form, gain, within):
+    axes[0].plot(form['within'], y, 'o', color=BLUE, ms=6)
+    axes[0].plot(form['between'], y, 'D', color=ORANGE, ms=5, mfc='white')
+    axes[1].barh(y, form['R@1 of S_l'], 0.6, color=GREEN)
+    axes[1].text(form['R@1 of S_l'] + 0.2, y, f'{form["R@1 of S_l"]:.1f}', fontsize=8, va='center')
+    colour = {'higher': GREEN, 'lower': RED}.get(gain['after_holm'], GREY)
+    low, at, high = np.clip([gain['low'], gain['difference'], gain['high']], -within, within)
+    axes[2].hlines(y, low, high, colour, lw=1.4)
+    if at == gain['difference']:
+        axes[2].plot(at, y, 'o', color=colour, ms=5)
+    else:
+        axes[2].plot(at, y, '<' if at < 0 else '>', color=colour, ms=6)
+        axes[2].text(at + 0.3, y, f'{gain["difference"]:+.1f}'.replace('-', '−'), fontsize=8,
+                     va='center')

@@ -167,7 +167,7 @@ def forces(config):
     rest = math.degrees(math.acos(config.consistency_target))
     apart = math.degrees(math.acos(1 - config.diversity_margin))
     for x, title in ((0.93, 'contrastive'), (2.7, 'inter-consistency'), (4.47, 'intra-diversity')):
-        say(ax, x, 2.85, title, size=NORMAL, weight='bold')
+        say(ax, x, 2.8, title, size=NORMAL, weight='bold', va='baseline')
         ax.add_patch(plt.Circle((x, 1.5), 0.72, fill=False, color='#cccccc', lw=1))
     dot(ax, 0.93, 90, BLUE, 'caption')
     dot(ax, 0.93, 15, ORANGE, '')

@@ -1,28 +1,8 @@
 """Figures of 03: what pulls and pushes."""
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import seaborn as sns
 
-from .style import BLUE, GREY, ORANGE, heat_map, legend_below, lines, mark
-
-
-def sharpness(scores, scales, curve, clamp):
-    """What the logit scale does to one row of scores: its probabilities, and its loss.
-
-    scores: tensor [V], the best first; scales: a few to compare; curve: tensor of the scales
-    that the loss is drawn over; clamp: the largest that training allows"""
-    _, (left, right) = plt.subplots(1, 2, figsize=(7.8, 2.3))
-    table = pd.DataFrame({f's = {s}': (scores * s).softmax(0) for s in scales})
-    table.index = [f'{score:.2f}' for score in scores.tolist()]
-    table.plot.bar(ax=left, rot=0, width=0.8, xlabel='score of the video', ylabel='probability',
-                   color=sns.color_palette('Blues', len(scales) + 1)[1:])
-    left.grid(False, axis='x')
-    loss = -(scores[:, None] * curve).log_softmax(0)  # [V, scales], row v: video v is the right one
-    lines(right, curve, {'own video scores best': loss[0], 'own video scores second': loss[1]},
-          xlabel='scale s', ylabel='loss of this row')
-    right.axvline(clamp, color=GREY, lw=1)
-    right.text(clamp + 2, 0.3, 'clamp', color='#666666', transform=right.get_xaxis_transform())
+from .style import BLUE, ORANGE, heat_map, legend_below, lines, mark
 
 
 def consistency_target(sizes, rest, target, num_queries):
@@ -64,14 +44,14 @@ def concept_circles(states):
 
     states: {title: (concepts of videos [B, Q, 2], of texts [B, Q, 2])}"""
     B = len(next(iter(states.values()))[0])
-    figure, axes = plt.subplots(B, len(states), figsize=(1.65 * len(states), 1.65 * B + 0.4))
+    figure, axes = plt.subplots(B, len(states), figsize=(1.75 * len(states), 1.75 * B + 0.4))
     for column, (title, (videos, texts)) in zip(axes.T, states.items()):
         column[0].set_title(title, loc='center')
         for b, ax in enumerate(column):
             ax.add_patch(plt.Circle((0, 0), 1, fill=False, color='#dddddd'))
             _arrows(ax, videos[b], ORANGE, names_at=1.2, width=2.2)
-            _arrows(ax, texts[b], BLUE, names_at=1.42, width=0.8)  # thin ones above thick ones
-            ax.set(xlim=(-1.55, 1.55), ylim=(-1.55, 1.55), aspect='equal', xticks=[], yticks=[])
+            _arrows(ax, texts[b], BLUE, names_at=1.5, width=0.8)  # thin ones above thick ones
+            ax.set(xlim=(-1.65, 1.65), ylim=(-1.65, 1.65), aspect='equal', xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
     for b in range(B):
         axes[b, 0].set_ylabel(f'pair {b}')
@@ -86,18 +66,3 @@ def _arrows(ax, points, colour, names_at, width):
     for q, (x, y) in enumerate(np.asarray(points)):
         ax.annotate('', (x, y), (0, 0), arrowprops=arrow)
         ax.text(names_at * x, names_at * y, q, color=colour, fontsize=7, ha='center', va='center')
-
-
-def concept_cosines(matrices):
-    """Mean cosines between concepts on one scale, and their range off the diagonal.
-
-    matrices: {title: [Q, Q]}"""
-    _, axes = plt.subplots(1, len(matrices), figsize=(2.4 * len(matrices) + 0.8, 2.4), sharey=True)
-    for ax, (title, M) in zip(axes, matrices.items()):
-        M, last = np.asarray(M), ax is axes[-1]
-        others = M[~np.eye(len(M), dtype=bool)]
-        heat_map(ax, M, cmap='RdBu_r', vmin=-1, vmax=1, square=True, cbar=last,
-                 cbar_kws=dict(label='mean cosine') if last else None)
-        ax.set_title(f'{title}\n$i ≠ j$: {others.min():.2f} to {others.max():.2f}', fontsize=9)
-        ax.set_xlabel('concept j')
-    axes[0].set_ylabel('concept i')

@@ -1,17 +1,9 @@
-"""Figures of 03 and 04: schedules, learning curves."""
+"""Figures of 04: schedules, learning curves."""
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .style import BLUE, GREEN, GREY, ORANGE, legend_right, lines
-
-
-def schedules(factors, per_epoch):
-    """Shares of the peak learning rate over the epochs of a run. factors: {name: one a step}"""
-    _, ax = plt.subplots(figsize=(6.5, 2.4))
-    epochs = np.arange(len(next(iter(factors.values())))) / per_epoch
-    lines(ax, epochs, factors, xlabel='epoch', ylabel='share of the peak rate')
-    legend_right(ax)
+from .style import BLUE, GREEN, GREY, ORANGE, lines
 
 
 def schedule(factors, rates):

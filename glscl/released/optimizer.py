@@ -1,4 +1,4 @@
-"""The released code's optimizer and its learning-rate schedule (notebook 03, section 6)."""
+"""The released code's optimizer and its learning-rate schedule (notebooks/03_losses, section 7)."""
 import math
 
 import torch

@@ -95,3 +95,27 @@ def test_more_queries_find_more_and_attention_sums_to_one():
         found[Q] = attributes.evaluate(trained['local'], trained['world'])
         assert torch.allclose(found[Q]['attention'].sum(1), torch.ones(Q), atol=1e-4)
     assert found[4]['recall'] > found[1]['recall'] > 2
+
+
+def test_a_loss_reaches_what_it_depends_on_and_with_its_length():
+    lesson = begin('tiny', 0, 'cpu', '', '')
+    torch.manual_seed(0)
+    model, pairs = GLSCL(load_config('shapes', freeze_clip=False)).eval(), lesson.load('val')
+    rows = torch.arange(4)
+    texts, videos = model.encode_texts(*pairs.texts(rows)), model.encode_videos(*pairs.videos(rows))
+    losses = model.losses(texts, videos, rows)
+    sizes = concepts.gradients(model, losses)
+    assert {part for _, part in sizes} == {'text tower', 'image tower', 'scale', 'temporal', 'queries', 'decoder'}
+    reached = {loss: {part for (name, part), size in sizes.items() if name == loss and size} for loss, _ in sizes}
+    assert 'scale' in reached['contrastive'] and 'scale' not in reached['inter-consistency'] | reached['intra-diversity']
+    losses.contrastive.backward()
+    by_hand = torch.cat([p.grad.flatten() for p in model.local.video_decoder.parameters()]).double().norm()
+    assert sizes['contrastive', 'decoder'] == pytest.approx(float(by_hand), rel=1e-4)
+
+
+def test_what_two_find_is_counted_seed_by_seed():
+    def run(name, seed, local, both):
+        return dict(name=name, seed=seed, local_ranks=local, ranks=dict(t2v=both))
+    runs = [run('slots', 0, [1, 1, 2, 3], None), run('slots', 1, [1, 2, 2, 1], None), run('slots', 2, [1, 1, 1, 1], None),
+            run('global only', 1, None, [1, 4, 1, 1]), run('global only', 0, None, [1, 9, 1, 1])]
+    assert concepts.found_by_both(runs, 'slots') == pytest.approx((1 / 2 + 2 / 2) / 2)  # seed 2 has no partner

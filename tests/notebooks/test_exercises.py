@@ -60,6 +60,6 @@ def test_an_untouched_exercise_is_silent_and_a_wrong_answer_is_noticed(imports, 
             printed(imports, f'def {name}(*args): return {wrong}', check)
 
 
-@pytest.mark.parametrize('name', ['01_data', '04_training', '06_efficiency'])
+@pytest.mark.parametrize('name', ['01_data', '03_losses', '04_training', '06_efficiency'])
 def test_a_notebook_has_two(name):
     assert sum(p.id.startswith(name) for p in exercises()) == 2

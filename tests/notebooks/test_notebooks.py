@@ -251,6 +251,23 @@ def test_what_01_says_of_the_world_is_so():
     says(cells['parts-text'], 'Few videos hold the same two objects, so that most `order` captions can be answered without a thought')
 
 
+def test_what_03_says_in_words_is_what_its_cells_print():
+    """Most of it is asserted in the cells themselves; here is what they cannot see, and that the page stays short."""
+    cells, shown = told('03_losses')
+    prose = ' '.join(cell.source for cell in cells.values() if cell.cell_type == 'markdown')
+    assert len(re.sub('(?s)```.*?```', '', prose).split()) <= 3400 and not re.search(r'\bfilms?\b', prose)
+    prose = ' '.join(prose.split())
+    assert 'no form that we tried makes the whole score better' in prose and 'No form makes the whole score better' in prose
+    assert re.search("R@1 higher than the global module's, after Holm's correction: none", shown('study-said'))
+    assert re.search(r'costs 9\.30,\nand guessing 4\.85', shown('icl-released')) and 'nearly twice' in prose
+    assert shown('icl-released').count('True') == shown('icl-released').count('False') == 1  # we notice a wrong pairing, it does not
+    assert re.search(r'^intra-diversity +0 +0 +0$', shown('why-gradient'), re.M)
+    pulls, = re.findall(r'→ at the decoder .* pulls (\d+) times', shown('strength-picture'))
+    assert int(pulls) > 20
+    seeds, = re.findall(r'seeds of a form: (\d+)', shown('study-said'))
+    assert int(seeds) >= 3
+
+
 def test_what_04_says_in_words_is_what_its_cells_print():
     cells, shown = told('04_training')
     assert 2.5 < float(re.search(r'finds ([\d.]+) times', shown('starts-say'))[1]) < 3.5

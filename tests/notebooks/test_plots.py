@@ -192,3 +192,16 @@ def test_an_answer_shows_real_frames_only_and_their_weights():
     heights = [bar.get_height() for bar in first.patches]
     np.testing.assert_allclose(heights, heights[2] * weights[0] / 0.7)
     assert [text.get_text() for text in second.texts] == ['98 %'] and second.get_title(loc='left') == '2 · second'
+
+
+def test_a_form_stands_in_its_group_with_its_numbers():
+    columns = ['within', 'between', 'R@1 of S_l']
+    table = pd.DataFrame([[np.nan] * 3, [0.8, 0.5, 9.7], [0.7, 0.4, 11.2]], ['global only', 'slots', 'alone: slots'], columns)
+    compared = pd.DataFrame(dict(difference=[-0.3, -22.2], low=[-2.0, -25.0], high=[1.4, -20.0],
+                                 after_holm=['not significant', 'lower']), index=['slots', 'alone: slots'])
+    plots.local_study(table, compared)
+    cosines, found, gains = plt.gcf().axes
+    assert [t.get_text() for t in cosines.get_yticklabels()] == ['beside the global module', 'slots', 'without it', 'slots']
+    marks = [(line.get_ydata()[0], line.get_marker(), line.get_xdata()[0]) for line in gains.lines if line.get_marker() in 'o<>']
+    assert marks == [(1, 'o', -0.3), (3, '<', -5)] and [t.get_text() for t in gains.texts] == ['−22.2']
+    assert [(bar.get_y() + 0.3, bar.get_width()) for bar in found.patches] == [(1, 9.7), (3, 11.2)]
