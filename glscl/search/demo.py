@@ -58,9 +58,10 @@ def demo(gallery: Place | None = None, model: GLSCL | Place | None = None, devic
     return _launch(gradio, blocks, answers, host, port, share, inline)
 
 
-def demo_command(*args, **options) -> None:
-    """`demo` on the command line: say where the page is, and serve it until Ctrl-C."""
-    demo(*args, **options, inline=False).block_thread()
+def demo_command(gallery: Place | None = None, model: Place | None = None, device: str = 'auto',
+                 host: str = '127.0.0.1', port: int | None = None, share: bool = False) -> None:
+    """`demo` on the command line: it serves the page until Ctrl-C."""
+    demo(gallery, model, device, host, port, share, inline=False).block_thread()
 
 
 def shapes_gallery(model: GLSCL | Place | None = None, device: str = 'auto',
@@ -180,12 +181,12 @@ def _launch(gradio, blocks, answers, host, port, share, inline):
                             headers={'Cache-Control': 'no-cache',
                                      'X-Content-Type-Options': 'nosniff'})
 
-    # fonts of the machine: those of some themes come from the network
-    theme = gradio.themes.Default(primary_hue='blue', font='sans-serif', font_mono='monospace')
+    theme = gradio.themes.Default(primary_hue='blue')
     where = f'{host}, port {port or "7860 to 7959"}'
     try:
         blocks.launch(inline=inline, share=share, server_name=host, server_port=port, quiet=True,
                       prevent_thread_lock=True, ssr_mode=False, footer_links=[], theme=theme,
+                      max_file_size=1,  # byte: nobody need leave a file here
                       app_kwargs={'routes': [Route('/video/{key}', video)]})
     except OSError:
         raise OSError(f'{where} cannot be had: taken by another program, or no address of this '

@@ -27,7 +27,7 @@ STYLE = '''
             counter-increment: rank;
             border-top: 1px solid color-mix(in srgb, currentColor 18%, transparent) }
 .glscl .player { flex: 0 1 17em }
-.glscl .player > * { display: block; width: 100%; max-height: 17em; border-radius: 6px }
+.glscl video { display: block; width: 100%; max-height: 17em; border-radius: 6px }
 .glscl .told { flex: 1 1 20em; min-width: 0 }
 .glscl .told > * { margin: 0 0 .5em }
 .glscl a { color: inherit; text-decoration: underline }

@@ -1,5 +1,6 @@
 """The page of `glscl demo`: what it answers and gives out, without Gradio; then served; then in a browser."""
 import csv
+import json
 import os
 import shutil
 import socket
@@ -179,7 +180,7 @@ needs_gradio = pytest.mark.skipif(not find_spec('gradio'), reason='needs the ext
 @pytest.fixture(scope='module')
 def served(hostile_gallery, tmp_path_factory):
     """A running page, and all hosts that were looked up meanwhile."""
-    pytest.importorskip('gradio', '6')
+    pytest.importorskip('gradio', '6.18')
     asked, look_up = set(), socket.getaddrinfo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, 'getaddrinfo', lambda host, *rest, **more: asked.add(host) or look_up(host, *rest, **more))
@@ -189,9 +190,9 @@ def served(hostile_gallery, tmp_path_factory):
         page.close(verbose=False)
 
 
-def get(page, path, **headers):
+def get(page, path, data=None, **headers):
     """(status, bytes, headers)"""
-    request = urllib.request.Request(page.local_url + path, headers=headers)
+    request = urllib.request.Request(page.local_url + path, data, headers)
     try:
         with urllib.request.urlopen(request) as reply:
             return reply.status, reply.read(), reply.headers
@@ -200,9 +201,10 @@ def get(page, path, **headers):
 
 
 def ask(page, text='a red ring', k=MOST):
-    """What the page answers, as its browser would ask."""
-    from gradio_client import Client
-    return Client(page.local_url, verbose=False).predict(text, k, fn_index=0)
+    """What the page answers. Not by Gradio's own client, which asks the network."""
+    way = f'gradio_api/call/{page.config["dependencies"][0]["api_name"]}'
+    event = json.loads(get(page, way, json.dumps({'data': [text, k]}).encode(), **{'Content-Type': 'application/json'})[1])['event_id']
+    return json.loads(get(page, f'{way}/{event}')[1].decode().split('event: complete\ndata: ')[1])[0]
 
 
 def test_served_to_this_machine_alone_and_no_other_is_asked(served, capsys):
@@ -211,6 +213,13 @@ def test_served_to_this_machine_alone_and_no_other_is_asked(served, capsys):
     assert status == 200 and b'glscl demo' in text
     assert page.local_url.startswith('http://127.0.0.1:') and page.share_url is None and not page.analytics_enabled
     assert asked <= {'127.0.0.1', 'localhost'}
+
+
+def test_nobody_leaves_a_file_behind(served):
+    page, _ = served
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nhello\r\n--x--\r\n'
+    status, *_ = get(page, 'gradio_api/upload', body, **{'Content-Type': 'multipart/form-data; boundary=x'})
+    assert status == 413
 
 
 def test_the_videos_shown_are_served_in_parts_and_nothing_else_is(served, hostile_gallery):
@@ -292,6 +301,7 @@ VIDEOS = """() => [...document.querySelectorAll('.glscl video')].map(video => ({
 def test_typed_in_a_browser_the_videos_play_from_the_moment_found(served, browser, width, scheme):
     page, asked = served
     tab = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme).new_page()
+    tab.set_default_timeout(100_000)
     requests, errors = [], []
     tab.on('request', lambda request: requests.append(request.url))
     tab.on('pageerror', lambda error: errors.append(error))
