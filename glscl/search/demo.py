@@ -154,7 +154,8 @@ def _layout(gradio, answers, examples):
                     f'found plays from the moment that the text weighs most.</p>')
         with gradio.Row():
             text = gradio.Textbox(label='Text', placeholder='a red ring shrinks', max_lines=1,
-                                  max_length=LONGEST, submit_btn='Search', scale=4)
+                                  max_length=LONGEST, submit_btn='Search', scale=4,
+                                  min_width=280)  # a narrow screen puts the slider below
             k = gradio.Slider(1, MOST, 5, step=1, label='How many videos', scale=1)
         if examples:
             kinds = shapes_table(shapes.build(cache_dir())).groupby('kind', sort=False)

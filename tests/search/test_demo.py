@@ -64,6 +64,12 @@ def test_an_answer_has_the_k_best_at_their_moments(answers):
     assert 'file:' not in text
 
 
+def test_a_clip_without_training_answers_too(films, tmp_path):
+    index(films, tmp_path / 'g', glscl.ZeroShot('small'))
+    text = Answers(tmp_path / 'g', device='cpu')('a red ring', 2)
+    assert text.count('<video ') == 2 and text.count('= global ') == 2 and 'local' not in text
+
+
 @pytest.mark.parametrize('k, shown', [(1, 1), (0, 1), (-5, 1), (None, 1), (2.0, 2), (10 ** 9, 12)])
 def test_any_number_is_answered(answers, k, shown):
     assert answers('a red ring', k).count('<li>') == shown <= MOST
