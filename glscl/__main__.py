@@ -159,6 +159,24 @@ def search(gallery: Positional[str], query: Positional[tuple[str, ...]], /,
 
 
 @app.command
+def demo(gallery: Annotated[str | None, tyro.conf.Positional] = None, /, model: Model = None,
+         host: str = '127.0.0.1', port: int | None = None, share: bool = False,
+         device: Device = 'auto'):
+    """Open a page to search by text, the videos playing from the moment found (extra: demo).
+
+    Example: glscl demo gallery/ --port 7861
+
+    Args:
+        gallery: A folder of `glscl index`; the test split of `shapes` if none is given.
+        host: Who may come: 127.0.0.1 for this machine only, 0.0.0.0 for its whole network.
+        port: The first free one from 7860 on if none is given.
+        share: Ask Gradio for a public address too; only this needs a network.
+    """
+    from .search.demo import demo_command
+    demo_command(gallery, model, device, host, port, share)
+
+
+@app.command
 def sweep(file: Positional[str], /, out: str | None = None, jobs: int = 2,
           results: str | None = None):
     """Run the notebooks over many settings and seeds; the same command goes on with the rest.
@@ -325,7 +343,7 @@ def bench_search(videos: tuple[int, ...] = (1000, 10_000), shortlist: bool = Fal
 
 
 app.command(bench, name='bench', help='Measure seconds and bytes.\n\nExample: glscl bench costs')
-COMMANDS = ('train', 'evaluate', 'export', 'curves', 'check', 'index', 'search', 'sweep',
+COMMANDS = ('train', 'evaluate', 'export', 'curves', 'check', 'index', 'search', 'demo', 'sweep',
             'rescore', 'pretrain', 'walkthrough', 'bench')
 CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone,
           tyro.conf.PositionalMetavarFromFieldName)

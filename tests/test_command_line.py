@@ -86,6 +86,12 @@ CALLS = {
         'search.gallery.search_command',
         {'gallery': 'g', 'queries': ('a red ring', 'a star'), 'k': 3, 'shortlist': 50,
          'as_json': True, 'html': 'p.html', 'model': 'm', 'device': 'auto'}),
+    'demo': (
+        'search.demo.demo_command',
+        {'gallery': None, 'model': None, 'device': 'auto', 'host': '127.0.0.1', 'port': None,
+         'share': False}),
+    'demo g --model m --port 7861 --share': (
+        'search.demo.demo_command', {'gallery': 'g', 'model': 'm', 'port': 7861, 'share': True}),
     'sweep s.yaml --out o --jobs 3 --results r.json': (
         'experiments.sweep.sweep', {'file': 's.yaml', 'out': 'o', 'jobs': 3, 'results': 'r.json'}),
     'rescore s.npz --bank b.npz --dual-softmax --ties released': (

@@ -7,13 +7,13 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import torch
 
-from ..interaction import frame_weights
+from ..interaction import frame_weights, local_similarity
 from ..model import GLSCL, Texts, Videos
 from ..runtime.distributed import objects, rank, world
 from ..runtime.files import atomic_write
@@ -39,6 +39,7 @@ class Result:
     state: str           # "ok", "changed" or "missing", by the file as it is today
     frames: list[dict]   # {index, seconds, weight} each, those first that the text weighed most
     caption: str = ''    # the video's own, where a table gave one
+    parts: dict = field(default_factory=dict)  # of S: {global: S_g, local: lambda S_l}, by weight
 
 
 class Gallery:
@@ -183,18 +184,18 @@ class Gallery:
                     found[first + row] = json.loads(lines[row]), videos[n:n + 1].float()
             except shards.ShardError as error:
                 self.problems.append(str(error))
-        sentences = texts.sentence.float().cpu()
-        return [[self._result(*found[place], sentences[t:t + 1], float(scores[t, n]))
+        texts = texts.to('cpu').float()
+        return [[self._result(*found[place], texts[t:t + 1], float(scores[t, n]))
                  for n, place in enumerate(places[t].tolist()) if place in found]
                 for t in range(len(texts))]
 
-    def _result(self, clip, video, sentence, score):
-        """The Result of a clip's JSON object, Videos of one, sentence e [1, D] and score."""
+    def _result(self, clip, video, text, score):
+        """The Result of a clip's JSON object, Videos of one, Texts of one and score."""
         c, y, mask = self.model.config, video.frames, video.mask
         if c.pooling == 'mean':
             weights = mask[0] / mask.sum()  # [F]
         else:
-            weights = frame_weights(sentence, y, mask, c.temperature)[0, 0]  # [F]
+            weights = frame_weights(text.sentence, y, mask, c.temperature)[0, 0]  # [F]
         frames = []
         indices = clip['indices']
         # galleries used to hold the file's frames a second in their place
@@ -208,8 +209,12 @@ class Gallery:
             state = 'missing'
         else:
             state = 'ok' if stat == [clip['size'], clip['mtime']] else 'changed'
+        parts = {'global': score}
+        if self.model.local:
+            local = c.local_weight * local_similarity(text.concepts, video.concepts).item()
+            parts = {'global': score - local, 'local': local}
         return Result(clip['path'], clip['id'], score, clip['start'], clip['end'], state, frames,
-                      clip.get('caption', ''))
+                      clip.get('caption', ''), parts)
 
 
 @page.warnings_as_lines()

@@ -3,14 +3,17 @@ import html
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from search.galleries import TEXTS, index, open_gallery
+from data.films import encode, numbered
+from search.galleries import TEXTS, everything, index, open_gallery
 
 from glscl.__main__ import main
+from glscl.interaction import local_similarity
 from glscl.search import page
 from glscl.search.gallery import search_command
 from glscl.search.index import index_command
@@ -35,6 +38,33 @@ def test_page_shows_the_frames_that_weigh_most(gallery):
     assert 'has changed' in lines[1] and 'no longer there' in lines[2] and '(' not in lines[3]
 
 
+def test_a_page_says_what_a_browser_does_not_play(tmp_path, checkpoint):
+    encode(tmp_path / 'old.avi', numbered(60), codec='mpeg4')
+    encode(tmp_path / 'new.webm', numbered(60), codec='libvpx')
+    shutil.copy(tmp_path / 'new.webm', tmp_path / 'such <i>')
+    (tmp_path / 'table.csv').write_text('path\nold.avi\nnew.webm\nsuch <i>\n')
+    index(tmp_path / 'table.csv', tmp_path / 'g', checkpoint)
+    found = open_gallery(tmp_path / 'g', log=lambda line: None)
+    text = page.html_page(TEXTS[:1], [found.search(TEXTS[0])], found.model.config)
+    assert text.count('<video ') == 1 and 'new.webm#t=' in text and text.count('data:image/jpeg') == 3 * 3
+    assert text.count('a browser does not play .avi: <a href="file://') == 1
+    assert text.count('a browser does not play such files: <a href="file://') == 1
+
+
+def test_the_weights_and_the_parts_of_the_score_stand_on_the_page(shared_gallery):
+    found = open_gallery(shared_gallery)
+    (result, *_), config = found.search(TEXTS[0]), found.model.config
+    texts, (paths, videos) = found.encode_texts(TEXTS[:1]), everything(shared_gallery)
+    v = paths.index(result.path)
+    S_l = local_similarity(texts.concepts, videos[v:v + 1].concepts).item()
+    text = page.cards([result], config)
+    said = f'score {result.score:.3f} <span class="soft">= global {result.score - 0.5 * S_l:.3f} + local {0.5 * S_l:.3f}<'
+    assert said in text and config.local_weight == 0.5
+    bars = [float(height) for height in re.findall(r'<i style="height:(\d+)%">', text)]
+    in_time = sorted(result.frames, key=lambda frame: frame['index'])
+    assert bars == pytest.approx([100 * frame['weight'] / result.frames[0]['weight'] for frame in in_time], abs=0.5)
+
+
 def test_search_command(shared_gallery, tmp_path, capsys):
     search_command(shared_gallery, TEXTS, k=2, html=tmp_path / 'page.html', device='cpu')
     printed = capsys.readouterr().out
@@ -56,12 +86,13 @@ def test_results_play_from_the_moment_found_with_the_tables_caption(films, check
     assert captions == {'test0003.mp4': said, 'test0004.mp4': 'its second', 'test0005.mp4': ''}
     text = (tmp_path / 'p.html').read_text('utf-8')
     assert html.escape(said) in text and said not in text and text.count('<q>') == 2
-    assert text.count('<video controls preload="none" ') == 3
+    assert text.count('<video controls preload="metadata" ') == 3
     for row in found:
-        best = f'{Path(row["path"]).as_uri()}#t={row["frames"][0]["seconds"]}'
-        assert f'<video controls preload="none" src="{best}">' in text
-        for frame in row['frames'][:3]:
-            assert f'<a href="{Path(row["path"]).as_uri()}#t={frame["seconds"]}"><img ' in text
+        address = Path(row['path']).as_uri()
+        assert f'<video controls preload="metadata" src="{address}#t={row["frames"][0]["seconds"]}" ' in text
+        for frame in row['frames']:  # a bar each, and a picture of the first three
+            pictures = text.count(f'<a href="{address}#t={frame["seconds"]}" target="_blank" ')
+            assert pictures == 1 + (frame in row['frames'][:3])
     assert main(['search', str(tmp_path / 'g'), 'a red ring', *where]) == 0
     assert f'\n{"":14}{said}\n' in capsys.readouterr().out
     os.unlink(found[0]['path'])
