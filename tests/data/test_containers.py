@@ -22,6 +22,7 @@ GROUPS = {'g': 12, 'bf': 2}
 CODECS = {  # name of the encoder, its options
     'h264': ('libx264', GROUPS), 'mpeg4': ('mpeg4', GROUPS), 'mpeg2': ('mpeg2video', GROUPS),
     'hevc': ('libx265', {'x265_params': 'log-level=none:keyint=12:bframes=3:open-gop=1:temporal-layers=3'}),
+    'hevc in one layer': ('libx265', {'x265_params': 'log-level=none:keyint=12:bframes=4:b-pyramid=0:open-gop=1'}),
     'vp8': ('libvpx', {'g': 20, 'auto_alt_ref': 1, 'lag_in_frames': 10, 'deadline': 'realtime', 'cpu_used': 8}),
     'vp9': ('libvpx-vp9', {'g': 20, 'deadline': 'realtime', 'cpu_used': 8}),
     'av1': ('libsvtav1', {'preset': 12, 'g': 20, 'svtav1_params': 'lp=1'}),
