@@ -24,6 +24,7 @@ from av.sidedata.sidedata import SideDataContainer
 
 from .sampling import VideoError, resize, sample_frame_indices
 
+TS_PACKETS = (188, 192, 204)              # bytes; the longer ones with a time stamp, or a check sum
 SEEKABLE = ('mov', 'matroska')             # containers, by the first of FFmpeg's names for them
 # What disks, networks and busy systems say; of EIO FFmpeg also speaks where a file is damaged
 PASSING = {errno.EACCES, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE,
@@ -166,6 +167,7 @@ class Video(NamedTuple):
     keys: list       # times of the key frames where decoding may begin, rising
     skip: int        # packets before the first key frame
     begin: int       # when that is shown; None where it is not known
+    is_cut: bool     # the file ends within a packet of its container, which states no length
 
     def only(self, kept):
         """The video of some of its frames."""
@@ -200,16 +202,19 @@ def survey(path, container, stream):
     start = (container.start_time or 0) / av.time_base
     # some files count their length from 0, though their first frame comes later
     length = (container.duration or 0) / av.time_base - max(start, 0)
-    for got, promised, unit in (end - start, length, 's'), (total, stream.frames, 'frames'):
+    size = os.path.getsize(path)
+    for got, promised, unit in ((end - start, length, 's'), (total, stream.frames, 'frames'),
+                                (size, _stated_size(path) if kind == 'asf' else 0, 'bytes')):
         if got < min(0.9 * promised, promised - 1):
-            raise VideoError(f'{path}: ends after {got:.5g} of {promised:.5g} {unit}; it looks '
-                             f'truncated. Copy it again.')
+            raise VideoError(f'{path}: ends after {round(got, 2):.12g} of {round(promised, 2):.12g} '
+                             f'{unit}; it looks truncated. Copy it again.')
+    is_cut = kind == 'mpegts' and all(size % bytes_of_one for bytes_of_one in TS_PACKETS)
     fps = float(stream.average_rate or stream.guessed_rate or 0)
     skip = next((n for n, (_, is_key, _) in enumerate(packets) if is_key), 0)
     begin = packets[skip][0] if packets and kind != 'avi' else None
     times = [time for time, _, is_discard in packets[skip:] if not is_discard
              and (begin is None or time is None or time >= begin)]
-    video = Video(len(times), fps, None, None, None, skip, begin)
+    video = Video(len(times), fps, None, None, None, skip, begin, is_cut)
     if not times or None in times or len(set(times)) < len(times):
         return video
     times.sort()
@@ -222,6 +227,16 @@ def survey(path, container, stream):
     if kind in SEEKABLE and begin in keys:
         return video._replace(times=times, keys=sorted(keys))
     return video
+
+
+def _stated_size(path):
+    """The bytes that a .wmv or .asf says it has, 0 where it says nothing. FFmpeg drops the length in
+    seconds where that is not so (Microsoft's ASF specification, 3.2: file properties object)."""
+    with open(path, 'rb') as file:
+        head = file.read(2 ** 16)
+    at = head.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365'))
+    is_live = at < 0 or head[at + 88:at + 89] in (b'', b'\1', b'\3')
+    return 0 if is_live else int.from_bytes(head[at + 40:at + 48], 'little')
 
 
 def _restarts(packet, codec):
@@ -285,6 +300,9 @@ def _read(path, wish, size, reader, limit=None):
         warnings.warn(f'{path}: its first frames cannot be decoded, as no key frame comes before '
                       f'them ({video.skip} of {video.skip + video.n}; was it cut out of a longer '
                       f'video?). They are left out.', stacklevel=4)
+    if video.is_cut:
+        warnings.warn(f'{path}: ends within a packet of its container. It may be a truncated copy: '
+                      f'compare its length with the original.', stacklevel=4)
     return frames, indices
 
 
