@@ -307,10 +307,11 @@ def costs():
 
 @bench.command
 def data(videos: str | None = None, seconds: tuple[float, ...] = (10, 20, 40), copies: int = 1,
-         frames: int = 12, size: int = 224, workers: int | None = None):
+         frames: int = 12, size: int = 224, workers: int | None = None, mix: bool = True,
+         total: int = 10_000):
     """Read a mix of videos in several ways and print frames per second.
 
-    Example: glscl bench data --videos VIDEOS/ --workers 4
+    Example: glscl bench data --videos VIDEOS/ --no-mix
 
     Args:
         videos: A folder of videos to make the mix of; drawn ones if none is given.
@@ -318,10 +319,13 @@ def data(videos: str | None = None, seconds: tuple[float, ...] = (10, 20, 40), c
         copies: How often each video is read.
         size: The side of a frame in pixels.
         workers: Processes that read ahead; one a core if not given.
+        mix: Make the mix; --no-mix reads the videos as they are, 50 at most, on one core.
+        total: Of how many such videos the hours are printed.
     """
-    at_least_one(copies=copies, frames=frames, size=size, workers=workers, seconds=seconds)
+    at_least_one(copies=copies, frames=frames, size=size, workers=workers, seconds=seconds,
+                 total=total)
     from .bench.data import data
-    data(videos, seconds, copies, frames, size, workers)
+    data(videos, seconds, copies, frames, size, workers, mix, total)
 
 
 @bench.command(name='search')

@@ -1,17 +1,20 @@
-"""Frames per second of the data path against the plain way: decode all, then PIL, one process."""
+"""Frames per second of the data path against the plain way (decode all, then PIL, one process),
+and on one core against the other readers of videos that are installed."""
+import importlib.util
 import itertools
 import os
 import tempfile
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ..data.frames import load_frames
-from ..data.sampling import resize, sample_frame_indices
+from ..data.sampling import VideoError, resize, sample_frame_indices
 from ..data.video import open_video, read_frames, upright
 from ..runtime.devices import machine
-from .timing import timed
+from .timing import rounds, timed
 
 # What the five sets' files look like: codec, frames a second, short side, container, options
 MIX = {
@@ -23,13 +26,22 @@ MIX = {
     'H.264 3/s 224p .mp4': ('libx264', 3, 224, '.mp4', {})}
 
 
-def data(videos=None, seconds=(10.0, 20.0, 40.0), copies=1, frames=12, size=224, workers=None):
+def data(videos=None, seconds=(10.0, 20.0, 40.0), copies=1, frames=12, size=224, workers=None,
+         mix=True, total=10_000):
     """Build a mix of videos like the five sets', read it four ways, print frames per second.
 
     videos: a folder of videos to make the mix of (default: drawn ones). seconds: lengths of the
     videos, in turn. copies: how often each is read. frames of size x size pixels are taken of each.
-    workers: processes that read ahead (default: one a core)."""
+    workers: processes that read ahead (default: one a core). mix=False: the videos of the folder
+    are read as they are, 50 at most, and only on one core. total: how many videos the printed hours
+    are for; MSR-VTT has 10,000."""
+    if not mix and not videos:
+        raise ValueError('without a mix name a folder of videos: --no-mix --videos FOLDER')
     sources = sorted(p for p in Path(videos).iterdir() if p.is_file()) if videos else range(3)
+    if not mix:
+        print(f'{videos}: {len(sources)} files; {frames} frames of {size} pixels each; {machine()}')
+        per_core(sources[::max(1, -(-len(sources) // 50))], frames, size, total)
+        return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         paths, lengths = [], itertools.cycle(seconds)
         for source, (codec, fps, side, suffix, options) in itertools.product(sources, MIX.values()):
@@ -39,6 +51,45 @@ def data(videos=None, seconds=(10.0, 20.0, 40.0), copies=1, frames=12, size=224,
         print(f'{len(paths)} videos of {len(sources)} sources, {", ".join(MIX)}, of '
               f'{[*seconds]} s in turn; {frames} frames of {size} pixels each; {machine()}')
         report(paths * copies, frames, size, workers or os.cpu_count() or 1, Path(folder))
+        per_core(paths, frames, size, total)
+
+
+def per_core(paths, max_frames, size, total, repeats=3):
+    """Print what each reader that is installed gives of one core, by its CPU seconds, the fastest of
+    some rounds in which they take turns. What one of them cannot read counts for none."""
+    readers = {'here (PyAV)': read_frames}
+    if importlib.util.find_spec('decord'):
+        readers['decord'] = partial(read_frames, reader='decord')
+    if importlib.util.find_spec('torchcodec'):
+        readers['torchcodec'] = by_torchcodec
+    seconds, others, count, videos = dict.fromkeys(readers, 0.0), dict.fromkeys(readers, 0), 0, 0
+    for path in paths:
+        got = {}
+        try:
+            for name, read in readers.items():
+                got[name] = read(path, max_frames, size=size)[0]
+        except (ImportError, RuntimeError, IndexError, VideoError) as error:
+            print(f'{path.name}: left out, as {name} cannot read it ({str(error)[:100]})')
+            continue
+        ways = {name: partial(read, path, max_frames, size=size) for name, read in readers.items()}
+        for name, (_, cpu) in rounds(ways, repeats, 'cpu').items():
+            seconds[name] += min(cpu)
+            others[name] += not np.array_equal(got[name], got['here (PyAV)'])
+        videos, count = videos + 1, count + len(got['here (PyAV)'])
+    for name, spent in seconds.items():
+        if videos:
+            print(f'one core: {name:<12} {count / spent:8.1f} frames/s with the resize, '
+                  f'{spent / videos * total / 3600:6.2f} hours for {total:,} such videos'
+                  + (f'; other pixels in {others[name]} of {videos}' if others[name] else ''))
+
+
+def by_torchcodec(path, max_frames, size):
+    """As `read_frames`, by torchcodec."""
+    from torchcodec.decoders import VideoDecoder
+    video = VideoDecoder(str(path), dimension_order='NHWC', num_ffmpeg_threads=1)
+    indices = sample_frame_indices(len(video), video.metadata.average_fps, max_frames)
+    frames = video.get_frames_at(indices).data.numpy()
+    return np.stack([resize(frame, size) for frame in frames]), indices
 
 
 def filmed(path, seconds=20):

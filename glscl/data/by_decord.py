@@ -12,10 +12,10 @@ def read(path, wish, size, limit=None):
                           'x86-64): pip install decord, or set reader to "auto"') from None
     decord.logging.set_level(decord.logging.QUIET)
     with open_video(path) as (container, stream):
-        film = survey(path, container, stream)  # decord fills up what a truncated file lacks
-        video = decord.VideoReader(f'file:{path}', ctx=decord.cpu(0), num_threads=1)
-        if len(video) != film.n:
-            film = film._replace(n=len(video), seconds=None)
-        indices = choose(path, film._replace(fps=video.get_avg_fps()), wish)
-        frames = video.get_batch(indices[:limit]).asnumpy()
+        video = survey(path, container, stream)  # decord fills up what a truncated file lacks
+        reader = decord.VideoReader(f'file:{path}', ctx=decord.cpu(0), num_threads=1)
+        if len(reader) != video.n:
+            video = video._replace(n=len(reader), seconds=None)
+        indices = choose(path, video._replace(fps=reader.get_avg_fps()), wish)
+        frames = reader.get_batch(indices[:limit]).asnumpy()
         return [resize(frame, size) for frame in frames], indices

@@ -97,11 +97,11 @@ def resize(frame, size):
     height, width = frame.shape[:2]
     scale = min(height, width)
     new_height, new_width = int(size * height / scale), int(size * width / scale)
-    image = Image.fromarray(frame)
-    if (new_height, new_width) != (height, width):
-        image = image.resize((new_width, new_height), Image.BICUBIC)
     left, top = int(round((new_width - size) / 2)), int(round((new_height - size) / 2))
-    return np.array(image.crop((left, top, left + size, top + size)))
+    # first along the rows, as Pillow does in one call, but then of the columns that stay only
+    image = Image.fromarray(frame).resize((new_width, height), Image.BICUBIC)
+    image = image.crop((left, 0, left + size, height)).resize((size, new_height), Image.BICUBIC)
+    return np.array(image.crop((0, top, size, top + size)))
 
 
 def normalise(frames):

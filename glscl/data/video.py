@@ -14,6 +14,7 @@ import re
 import stat
 import warnings
 from bisect import bisect_right
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from av.sidedata.sidedata import SideDataContainer
 
 from .sampling import VideoError, resize, sample_frame_indices
 
+TS_PACKETS = (188, 192, 204)              # bytes; the longer ones with a time stamp, or a check sum
 SEEKABLE = ('mov', 'matroska')             # containers, by the first of FFmpeg's names for them
 # What disks, networks and busy systems say; of EIO FFmpeg also speaks where a file is damaged
 PASSING = {errno.EACCES, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE,
@@ -68,10 +70,10 @@ def frame_seconds(path, indices):
     """When the frames at these indices are shown, in seconds from the first one of their file, by
     its time stamps where it has any: float [F]. Raises VideoError."""
     with open_video(path) as (container, stream):
-        film = survey(path, container, stream)
-    if film.seconds is None:
-        return np.asarray(indices) / (film.fps or 1)
-    return film.seconds[indices]
+        video = survey(path, container, stream)
+    if video.seconds is None:
+        return np.asarray(indices) / (video.fps or 1)
+    return video.seconds[indices]
 
 
 @contextlib.contextmanager
@@ -155,7 +157,7 @@ def _video_stream(path, container):
     return stream
 
 
-class Film(NamedTuple):
+class Video(NamedTuple):
     """What the packets tell before anything is decoded; times are in units of time_base."""
     n: int           # frames that can be decoded
     fps: float       # as stated; 0: not stated
@@ -165,61 +167,76 @@ class Film(NamedTuple):
     keys: list       # times of the key frames where decoding may begin, rising
     skip: int        # packets before the first key frame
     begin: int       # when that is shown; None where it is not known
+    is_cut: bool     # the file ends within a packet of its container, which states no length
 
     def only(self, kept):
-        """The film of some of its frames."""
+        """The video of some of its frames."""
         seconds = None if self.times is None or self.seconds is None else self.seconds[[*kept, -1]]
         return self._replace(n=len(kept), seconds=seconds)
 
 
 def survey(path, container, stream):
-    """The Film of an opened file.
+    """The Video of an opened file.
 
     Raises VideoError where the packets end long before the length that the file states."""
     kind, codec = container.format.name.split(',')[0], stream.codec_context
-    packets, keys, total, end = [], [], 0, 0.0
-    for packet in container.demux():
-        pts, duration = packet.pts, packet.duration or 0
-        if pts is not None:  # of whichever stream goes on longest
-            end = max(end, float((pts + duration) * packet.time_base))
-        if packet.stream is not stream:
+    is_avi, is_vp8 = kind == 'avi', codec.name == 'vp8'
+    packets, keys, total, ends = [], [], 0, dict.fromkeys(range(len(container.streams)), 0)
+    for packet in container.demux():  # the hot loop: some µs for each packet
+        pts, dts, duration, n = packet.pts, packet.dts, packet.duration or 0, packet.stream_index
+        if pts is not None and pts + duration > ends[n]:
+            ends[n] = pts + duration
+        if n != stream.index:
             continue
-        total += packet.dts is not None
-        if kind == 'avi' and packet.dts is not None:
-            total = packet.dts + 1  # with those without content, which repeat a frame
-        hidden = codec.name == 'vp8' and packet.size and not memoryview(packet)[0] & 16
+        if dts is not None:  # .avi counts those without content, which repeat a frame
+            total = dts + 1 if is_avi else total + 1
+        hidden = is_vp8 and packet.size and not memoryview(packet)[0] & 16
         if packet.size and not hidden:  # (RFC 6386, 9.1)
             # .avi holds no time stamps: those of B frames are guessed
-            time = packet.dts if kind == 'avi' else pts
-            packets.append((time, packet.is_keyframe, packet.is_discard))
+            packets.append((dts if is_avi else pts, packet.is_keyframe, packet.is_discard))
             last = duration
             if packet.is_keyframe and _restarts(packet, codec):
                 keys.append(pts)
+    # of whichever stream goes on longest
+    end = max(float(time * (container.streams[n].time_base or 0)) for n, time in ends.items())
     start = (container.start_time or 0) / av.time_base
     # some files count their length from 0, though their first frame comes later
     length = (container.duration or 0) / av.time_base - max(start, 0)
-    for got, promised, unit in (end - start, length, 's'), (total, stream.frames, 'frames'):
+    size = os.path.getsize(path)
+    for got, promised, unit in ((end - start, length, 's'), (total, stream.frames, 'frames'),
+                                (size, _stated_size(path) if kind == 'asf' else 0, 'bytes')):
         if got < min(0.9 * promised, promised - 1):
-            raise VideoError(f'{path}: ends after {got:.5g} of {promised:.5g} {unit}; it looks '
-                             f'truncated. Copy it again.')
+            raise VideoError(f'{path}: ends after {round(got, 2):.12g} of {round(promised, 2):.12g} '
+                             f'{unit}; it looks truncated. Copy it again.')
+    is_cut = kind == 'mpegts' and all(size % bytes_of_one for bytes_of_one in TS_PACKETS)
     fps = float(stream.average_rate or stream.guessed_rate or 0)
     skip = next((n for n, (_, is_key, _) in enumerate(packets) if is_key), 0)
     begin = packets[skip][0] if packets and kind != 'avi' else None
     times = [time for time, _, is_discard in packets[skip:] if not is_discard
              and (begin is None or time is None or time >= begin)]
-    film = Film(len(times), fps, None, None, None, skip, begin)
+    video = Video(len(times), fps, None, None, None, skip, begin, is_cut)
     if not times or None in times or len(set(times)) < len(times):
-        return film
+        return video
     times.sort()
     first = min(time for time, _, is_discard in packets if not is_discard and time is not None)
     edges = np.array([*times, times[-1] + last]) - first
     seconds = edges * float(stream.time_base)
     if fps and abs(seconds[:-1] - np.arange(len(times)) / fps).max() < 0.5 / fps:
         seconds = None
-    film = film._replace(seconds=seconds)
+    video = video._replace(seconds=seconds)
     if kind in SEEKABLE and begin in keys:
-        return film._replace(times=times, keys=sorted(keys))
-    return film
+        return video._replace(times=times, keys=sorted(keys))
+    return video
+
+
+def _stated_size(path):
+    """The bytes that a .wmv or .asf says it has, 0 where it says nothing. FFmpeg drops the length in
+    seconds where that is not so (Microsoft's ASF specification, 3.2: file properties object)."""
+    with open(path, 'rb') as file:
+        head = file.read(2 ** 16)
+    at = head.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365'))
+    is_live = at < 0 or head[at + 88:at + 89] in (b'', b'\1', b'\3')
+    return 0 if is_live else int.from_bytes(head[at + 40:at + 48], 'little')
 
 
 def _restarts(packet, codec):
@@ -239,20 +256,20 @@ def _restarts(packet, codec):
     return False
 
 
-def choose(path, film, wish):
+def choose(path, video, wish):
     """`sample_frame_indices` of this file. Raises VideoError where it has no frame for that."""
-    path, fps = Path(path), film.fps
-    if film.n < 1:
+    path, fps = Path(path), video.fps
+    if video.n < 1:
         raise VideoError(f'{path}: holds no frame that can be decoded. Copy it again, or take it '
                          f'out of the list.')
-    if not fps > 0 and film.n > 1:
+    if not fps > 0 and video.n > 1:
         raise VideoError(f'{path}: does not say how many frames a second it has (it says {fps}). '
                          f'Write it again with a rate: ffmpeg -r 25 -i {path.name} -r 25 '
                          f'new{path.suffix}')
     fps = fps if fps > 0 else 1  # a single frame has no rate, and needs none
-    indices = sample_frame_indices(film.n, fps, *wish, seconds=film.seconds)
+    indices = sample_frame_indices(video.n, fps, *wish, seconds=video.seconds)
     if not indices:
-        length = film.n / fps if film.seconds is None else film.seconds[-1]
+        length = video.n / fps if video.seconds is None else video.seconds[-1]
         raise VideoError(f'{path}: ends before its annotated start (it is {length:.1f} s '
                          f'long, the part begins at {wish[2]} s). Is it the whole video, '
                          f'and does the annotation belong to it?')
@@ -268,68 +285,83 @@ def _read(path, wish, size, reader, limit=None):
         raise ValueError(f'reader is "auto", "pyav" or "decord", not {reader!r}')
     path = _checked(path)
     with open_video(path) as (container, stream):
-        film = survey(path, container, stream)
-        indices = choose(path, film, wish)
-        frames = film.times and _decode_by_seeking(container, stream, film, indices[:limit], size)
+        video = survey(path, container, stream)
+        indices = choose(path, video, wish)
+        frames = video.times and _decode_by_seeking(container, stream, video, indices[:limit], size)
     if not frames:
-        frames, there = _decode_in_order(path, film, indices[:limit], size)
-        if len(there) < min(0.9 * film.n, film.n - 1):
-            raise VideoError(f'{path}: only {len(there)} of {film.n} frames could be decoded; the '
+        frames, there = _decode_in_order(path, video, indices[:limit], size)
+        if len(there) < min(0.9 * video.n, video.n - 1):
+            raise VideoError(f'{path}: only {len(there)} of {video.n} frames could be decoded; the '
                              f'file looks truncated. Copy it again.')
-        if len(there) < film.n:
-            indices = [there[n] for n in choose(path, film.only(there), wish)]
-            frames, _ = _decode_in_order(path, film, indices[:limit], size)
-    if film.skip:
+        if len(there) < video.n:
+            indices = [there[n] for n in choose(path, video.only(there), wish)]
+            frames, _ = _decode_in_order(path, video, indices[:limit], size)
+    if video.skip:
         warnings.warn(f'{path}: its first frames cannot be decoded, as no key frame comes before '
-                      f'them ({film.skip} of {film.skip + film.n}; was it cut out of a longer '
+                      f'them ({video.skip} of {video.skip + video.n}; was it cut out of a longer '
                       f'video?). They are left out.', stacklevel=4)
+    if video.is_cut:
+        warnings.warn(f'{path}: ends within a packet of its container. It may be a truncated copy: '
+                      f'compare its length with the original.', stacklevel=4)
     return frames, indices
 
 
-def _decode_by_seeking(container, stream, film, indices, size):
+def _decode_by_seeking(container, stream, video, indices, size):
     """The frames at `indices`, each decoded from the nearest key frame before it.
 
     None where one of them does not come: then all are decoded in order."""
-    wanted = [film.times[i] for i in indices]
-    frames, position = [], -math.inf
+    frames, wanted = [], [video.times[i] for i in indices]
     with contextlib.suppress(av.error.FFmpegError):
-        for time in wanted:
-            key = film.keys[bisect_right(film.keys, time) - 1]
-            if key > position:
-                container.seek(key, stream=stream)
-                decoder = _frames_from_here(container, stream, set(wanted))
-            position = time
-            frame = next((frame for frame in decoder if frame.pts >= time), None)
-            if frame is None or frame.pts != time:
-                return None
-            frames.append(resize(upright(frame), size))
-        return frames
+        for n, times in groupby(wanted, lambda time: bisect_right(video.keys, time)):
+            container.seek(video.keys[n - 1], stream=stream)
+            frames += [resize(upright(frame), size)
+                       for frame in _frames_from_here(container, stream, list(times))]
+    return frames if len(frames) == len(wanted) else None
 
 
-def _frames_from_here(container, stream, wanted):
-    """Frames as long as they come in order, without those that are neither wanted nor needed."""
-    last = -math.inf
-    skips = stream.codec.name != 'hevc'  # whose higher layers may need what lower ones do not
+def _frames_from_here(container, stream, times):
+    """The frames shown at these times, rising, as long as all come in order.
+
+    What is neither wanted nor needed for them is not decoded."""
+    codec, to_read, to_show, last = stream.codec_context, set(times), set(times), -math.inf
+    skips = codec.name != 'hevc' or _has_one_layer(codec)
     for packet in container.demux(stream):
+        # one packet more than needed: it may be the second field of the last frame
+        is_end = not to_read
         if skips:
-            stream.codec_context.skip_frame = 'DEFAULT' if packet.pts in wanted else 'NONREF'
-        for frame in packet.decode():
+            codec.skip_frame = 'DEFAULT' if packet.pts in to_read else 'NONREF'
+        to_read.discard(packet.pts)
+        decoded = packet.decode()
+        if is_end and packet.size:
+            decoded += codec.decode(None)  # what it keeps back to bring it in order
+        for frame in decoded:
             if frame.pts is None or frame.pts < last:
                 return
             last = frame.pts
-            yield frame
+            if last in to_show:
+                to_show.remove(last)
+                yield frame
+        if is_end or not to_show:
+            return
 
 
-def _decode_in_order(path, film, indices, size):
+def _has_one_layer(codec):
+    """Whether no frame of an H.265 video is in a layer above others, which may need what is marked
+    as not referred to (ISO/IEC 14496-15, 8.3.3.1.2: numTemporalLayers)."""
+    head = codec.extradata or b''
+    return len(head) > 21 and head[0] == 1 and head[21] >> 3 & 7 == 1
+
+
+def _decode_in_order(path, video, indices, size):
     """(the frames at `indices`, the indices of all that there are), by decoding the whole file."""
     frames, there, wanted = [], [], set(indices)
-    index_of = film.times and {time: index for index, time in enumerate(film.times)}
+    index_of = video.times and {time: index for index, time in enumerate(video.times)}
     with open_video(path) as (container, stream):
         for n, packet in enumerate(container.demux(stream)):
-            if n < film.skip:
+            if n < video.skip:
                 continue
             for frame in _decoded(packet):
-                if None not in (film.begin, frame.pts) and frame.pts < film.begin:
+                if None not in (video.begin, frame.pts) and frame.pts < video.begin:
                     continue
                 index = index_of.get(frame.pts) if index_of else len(there)
                 if index is not None:
@@ -353,8 +385,8 @@ def upright(frame):
     """A decoded frame (PyAV) as uint8 [H, W, 3], turned and mirrored as its file says.
 
     In full size: swscale's bicubic is not the PIL one of the released transform (42 of 255 apart
-    at most, 1.2 on average, on a film of 720 lines shrunk to 224)."""
-    image = frame.to_ndarray(format='rgb24')
+    at most, 1.2 on average, on a video of 720 lines shrunk to 224)."""
+    image = frame.to_ndarray(format='rgb24', threads=1)
     # not frame.side_data: that keeps the frame, and the threads of its conversion, until garbage
     # is collected, perhaps in a process forked meanwhile, which then waits for them for ever
     matrix = SideDataContainer(frame).get('DISPLAYMATRIX')

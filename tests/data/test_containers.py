@@ -22,6 +22,7 @@ GROUPS = {'g': 12, 'bf': 2}
 CODECS = {  # name of the encoder, its options
     'h264': ('libx264', GROUPS), 'mpeg4': ('mpeg4', GROUPS), 'mpeg2': ('mpeg2video', GROUPS),
     'hevc': ('libx265', {'x265_params': 'log-level=none:keyint=12:bframes=3:open-gop=1:temporal-layers=3'}),
+    'hevc in one layer': ('libx265', {'x265_params': 'log-level=none:keyint=12:bframes=4:b-pyramid=0:open-gop=1'}),
     'vp8': ('libvpx', {'g': 20, 'auto_alt_ref': 1, 'lag_in_frames': 10, 'deadline': 'realtime', 'cpu_used': 8}),
     'vp9': ('libvpx-vp9', {'g': 20, 'deadline': 'realtime', 'cpu_used': 8}),
     'av1': ('libsvtav1', {'preset': 12, 'g': 20, 'svtav1_params': 'lp=1'}),
@@ -290,7 +291,7 @@ def test_what_may_pass_is_told_from_what_stays(error, tmp_path, monkeypatch):
 
 
 CUT = {'avi': ('mpeg4', {'bf': 2}), 'mp4': ('libx264', {'container': {'movflags': 'faststart'}}),
-       'mkv': ('libx264', {}), 'webm': ('libvpx-vp9', {'deadline': 'realtime', 'cpu_used': 8}), 'flv': ('flv', {})}
+       'wmv': ('wmv2', {}), 'mkv': ('libx264', {}), 'webm': ('libvpx-vp9', {'deadline': 'realtime', 'cpu_used': 8}), 'flv': ('flv', {})}
 
 
 @pytest.mark.parametrize('suffix', CUT)
@@ -299,8 +300,27 @@ def test_half_a_file_is_told_where_the_whole_ones_length_is_known(suffix, tmp_pa
     path = encode(tmp_path / f'film.{suffix}', numbered(200), codec, **options)
     assert len(read_frames(path)[1]) == 8
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
-    with pytest.raises(VideoError, match=rf'film.{suffix}: ends after .* of (8 s|200 frames); it looks truncated'):
+    with pytest.raises(VideoError, match=rf'film.{suffix}: ends after .* of (8 s|200 frames|[0-9]+ bytes); it looks truncated'):
         read_frames(path)
+
+
+def test_a_recording_of_a_live_asf_states_no_size(tmp_path):
+    """A flag says that the size in its header, here of the whole, means nothing."""
+    path = encode(tmp_path / 'live.wmv', numbered(200), 'wmv2')
+    data = bytearray(path.read_bytes())
+    data[data.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365')) + 88] |= 1
+    path.write_bytes(data[:len(data) // 2])
+    assert 3 <= len(read_frames(path)[1]) <= 4
+
+
+@pytest.mark.parametrize('suffix', ['ts', 'm2ts'])
+def test_a_transport_stream_cut_within_a_packet_is_told_of(suffix, tmp_path):
+    """It states no length: what there is is read."""
+    path = encode(tmp_path / f'film.{suffix}', numbered(200))
+    assert len(read_frames(path)[1]) == 8
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2 + 50])
+    with pytest.warns(UserWarning, match=f'film.{suffix}: ends within a packet .*truncated'):
+        assert 3 <= len(read_frames(path)[1]) <= 5
 
 
 def test_an_avi_that_repeats_frames_is_whole(tmp_path):

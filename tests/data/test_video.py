@@ -444,7 +444,8 @@ def test_a_video_that_ends_before_its_annotated_start_is_named_with_both(film):
 
 def test_a_file_without_a_rate_is_named_with_a_remedy(film):
     wish = (12, 1, None, None, 'stride')
-    survey = partial(video.Film, fps=0.0, seconds=None, times=None, keys=None, skip=0, begin=None)
+    survey = partial(video.Video, fps=0.0, seconds=None, times=None, keys=None, skip=0, begin=None,
+                     is_cut=False)
     told = 'film.mp4: does not say how many frames a second .*ffmpeg -r 25'
     with pytest.raises(VideoError, match=told):
         video.choose(film[0], survey(9), wish)
