@@ -131,7 +131,7 @@ def typed(answer, sentence):
     import ipywidgets
     from IPython.display import display
     box = ipywidgets.Text(sentence, continuous_update=False, description='Caption:',
-                          layout=dict(width='100%'))
+                          layout=dict(width='98%'))
     below = ipywidgets.interactive_output(
         lambda sentence: answer(sentence) if sentence.strip() else None, dict(sentence=box))
     display(box, below)
