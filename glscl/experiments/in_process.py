@@ -45,10 +45,10 @@ def attempt(one, folder):
     says.
 
     Its parameters are settings, and: captions, a list of test sets ("one", "scene", "order", "all",
-    "bound", and the twins "order twins", "direction twins"); steps; stop, the step to end at; watch, so many steps from one look at the concepts
-    of the validation split to the next (`concepts.watch`); alone_first, so many steps in which the
-    local module scores alone; videos, {split: how many}; or world, "attributes", for the world of
-    `attributes` in place of `shapes`."""
+    "bound", and the twins "order twins", "direction twins"); steps; stop, the step to end at;
+    watch, so many steps from one look at the concepts of the validation split to the next
+    (`concepts.watch`); alone_first, so many steps in which the local module scores alone; videos,
+    {split: how many}; or world, "attributes", for the world of `attributes` in place of `shapes`."""
     start, parameters, threads = time.time(), one['parameters'], torch.get_num_threads()
     torch.set_num_threads(1)  # so that a run is the same beside others
     try:
@@ -95,7 +95,7 @@ def _of_shapes(parameters, seed):
 def _kept(split, videos, sampling):
     config = load_config('shapes', **dict(sampling))
     if split == 'bound':
-        return load_bound(config, films=dict(videos).get('bound', 400))
+        return load_bound(config, videos=dict(videos).get('bound', 400))
     if split.endswith(' twins'):
         return load_twins(config, split.removesuffix(' twins'), dict(videos).get('twins', 200))
     part, captions = (split, 'one') if split in ('train', 'val') else ('test', split)
@@ -128,7 +128,7 @@ def _evaluated(model, pairs):
     elif 'kind' in pairs.table:
         kind = pairs.table['kind'].to_numpy()
         found['by_kind'] = {name: summary(both['t2v'][kind == name]) for name in np.unique(kind)}
-    else:  # `bound`: film i and film i ^ 1 are twins
+    else:  # `bound`: video i and video i ^ 1 are twins
         rows = torch.arange(len(S))
         found['before_twin'] = {
             name: (score[rows, rows] > score[rows, rows ^ 1]).int().tolist()

@@ -70,7 +70,7 @@ def answers(sentence, videos, weights, titles):
     k, F = weights.shape
     figure, axes = plt.subplots(k, 1, figsize=(0.58 * F, 1.45 * k + 0.3), squeeze=False)
     for n, ax in enumerate(axes[:, 0]):
-        film_strip(ax, videos[n])
+        frame_strip(ax, videos[n])
         ax.bar(range(F), 0.8 * weights[n], 0.94, bottom=1.06, color=BLUE)
         for f in np.flatnonzero(weights[n] >= 0.05):
             ax.text(f, 1.1 + 0.8 * weights[n][f], f'{100 * weights[n][f]:.0f} %', fontsize=7.5,
