@@ -55,7 +55,7 @@ def data(videos=None, seconds=(10.0, 20.0, 40.0), copies=1, frames=12, size=224,
 
 
 def per_core(paths, max_frames, size, total, repeats=3):
-    """Print what each reader that is installed gives of one core, by its CPU seconds, the fastest of
+    """Print what each reader that is installed gives of one core, by its CPU seconds, the best of
     some rounds in which they take turns. What one of them cannot read counts for none."""
     readers = {'here (PyAV)': read_frames}
     if importlib.util.find_spec('decord'):

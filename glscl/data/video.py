@@ -206,8 +206,9 @@ def survey(path, container, stream):
     for got, promised, unit in ((end - start, length, 's'), (total, stream.frames, 'frames'),
                                 (size, _stated_size(path) if kind == 'asf' else 0, 'bytes')):
         if got < min(0.9 * promised, promised - 1):
-            raise VideoError(f'{path}: ends after {round(got, 2):.12g} of {round(promised, 2):.12g} '
-                             f'{unit}; it looks truncated. Copy it again.')
+            raise VideoError(f'{path}: ends after {round(got, 2):.12g} of '
+                             f'{round(promised, 2):.12g} {unit}; it looks truncated. Copy it '
+                             f'again.')
     is_cut = kind == 'mpegts' and all(size % bytes_of_one for bytes_of_one in TS_PACKETS)
     fps = float(stream.average_rate or stream.guessed_rate or 0)
     skip = next((n for n, (_, is_key, _) in enumerate(packets) if is_key), 0)
@@ -230,8 +231,8 @@ def survey(path, container, stream):
 
 
 def _stated_size(path):
-    """The bytes that a .wmv or .asf says it has, 0 where it says nothing. FFmpeg drops the length in
-    seconds where that is not so (Microsoft's ASF specification, 3.2: file properties object)."""
+    """The bytes that a .wmv or .asf says it has, 0 where it says nothing (Microsoft's ASF
+    specification, 3.2: file properties object). Where that is not so, FFmpeg tells no length."""
     with open(path, 'rb') as file:
         head = file.read(2 ** 16)
     at = head.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365'))

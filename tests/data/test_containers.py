@@ -129,6 +129,33 @@ def test_packed_b_frames_in_avi_are_each_themselves(tmp_path, monkeypatch):
         assert np.array_equal(read(tmp_path / 'packed.avi', indices, monkeypatch), [every[i] for i in indices])
 
 
+def test_layers_of_h265_may_need_what_their_own_layer_does_not(tmp_path, monkeypatch):
+    """A picture marked as not referred to is so by its own layer alone (ITU-T H.265, table 7-1)."""
+    encoder, options = CODECS['hevc']
+    made = encode(tmp_path / 'made.mkv', numbered(24), encoder, **options)
+    path, changed = tmp_path / 'layers.mkv', 0
+    with av.open(str(made)) as old, av.open(str(path), 'w') as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            data, at = bytearray(packet), 0
+            while at + 6 < len(data):  # each unit: 4 bytes of its length, kind and layer
+                kind, layer = data[at + 4] >> 1, (data[at + 5] & 7) - 1
+                if layer == 1 and kind in (1, 3, 5):
+                    data[at + 4] -= 2
+                    changed += 1
+                at += 4 + int.from_bytes(data[at:at + 4], 'big')
+            if data:
+                copy = av.Packet(bytes(data))
+                copy.stream, copy.pts, copy.dts, copy.time_base = stream, packet.pts, packet.dts, packet.time_base
+                copy.is_keyframe, copy.duration = packet.is_keyframe, packet.duration
+                new.mux(copy)
+    every = in_order(path)
+    assert len(every) == 24 and changed > 3
+    monkeypatch.setattr(video, '_decode_in_order', None)  # where FFmpeg misses what a frame needs
+    for n in range(24):
+        assert np.array_equal(read(path, [n], monkeypatch), [every[n]]), n
+
+
 def test_an_edit_list_may_begin_between_key_frames(tmp_path):
     """The frames before it are decoded and not shown."""
     path = encode(tmp_path / 'edited.mp4', numbered(60), g=24, bf=0)
