@@ -246,7 +246,7 @@ def test_in_one_process_nothing_is_sent():
     x, blocks = torch.ones(3, requires_grad=True), [[0, 1], [2]]
     assert distributed.world() == 1 and distributed.rank() == 0
     assert distributed.gather(x)[0] is x and distributed.joined(blocks) is blocks and distributed.share(blocks) == blocks
-    assert distributed.objects(7) == [7] and np.array_equal(distributed.rows_of(np.arange(5)), np.arange(5))
+    assert distributed.objects(7) == [7] and np.array_equal(distributed.share(np.arange(5)), np.arange(5))
     assert list(distributed.part_here(range(3))) == [0, 1, 2]
     with distributed.processes('cpu') as device, distributed.first_here():
         assert device == 'cpu' and not torch.distributed.is_initialized()
@@ -262,7 +262,7 @@ def test_a_checkpoint_that_not_all_processes_see_is_refused(config, splits, monk
     t = trainer(config, splits['train'], splits['val'], tmp_path, steps=1)
     t.save()
     monkeypatch.setattr(distributed, 'objects', lambda x: [x, False])
-    with pytest.raises(FileNotFoundError, match='last.pt is seen by 1 of 2 processes: put run_dir on a disk that all share'):
+    with pytest.raises(FileNotFoundError, match='last.pt is seen by 1 of 2 processes: put it on a disk that all share'):
         t.resume()
 
 
