@@ -78,6 +78,11 @@ def _place():
     return local_rank, int(os.environ.get('LOCAL_WORLD_SIZE', world()))
 
 
+def on_this_machine():
+    """How many of the processes run on this machine."""
+    return _place()[1]
+
+
 @contextlib.contextmanager
 def first_here():
     """The first process of each machine goes through it before the others, which then find what it

@@ -166,7 +166,7 @@ def index_videos(sources: Source | list[Source], out: str | os.PathLike,
     ValueError if a source has no video, another model made the gallery or another process is at
     it, before anything is changed; OSError if it cannot be written."""
     out, log = Path(out), log or (lambda line: None)
-    workers = workers or min(8, os.cpu_count() or 1)
+    workers = workers or max(1, min(8, (os.cpu_count() or 1) // distributed.on_this_machine()))
     for name, n in dict(batch=batch, workers=workers).items():
         if not hasattr(n, '__index__') or n < 1:
             raise ValueError(f'{name} must be a whole number of 1 or more, not {n}')
@@ -223,7 +223,7 @@ class _Run:
     def together(self):
         """A share in each of torchrun's processes; the first has the gallery's lock for all."""
         plan = distributed.by_first(lambda: self._plan(distributed.world(), alone=True))
-        if not distributed.file_there(shares.plan_file(self.out)):  # nothing is to be done
+        if not plan['todo']:
             return _told(shards.read_manifest(self.out), plan, 0, [])
         k = distributed.rank() + 1
         with locked(shares.folder(self.out, k), LOCK_TIMEOUT):
@@ -286,7 +286,12 @@ class _Run:
         """Encode share k of the plan, whose lock is held, and say that it has ended: (its
         gallery.json, how many were encoded, a Pace)."""
         plan, place = shares.read_plan(self.out), shares.folder(self.out, k)
-        writer = shards.Writer(place, _begin(place, self.model, self.made_by))
+        if not plan:
+            raise FileNotFoundError(f'{shares.plan_file(self.out)}, which another process has '
+                                    f'written, is not seen by this one: name a folder on a disk '
+                                    f'that all share')
+        _, made_by = _same_model(place, self.model, self.model.device)
+        writer = shards.Writer(place, _begin(place, self.model, made_by))
         mine = {_key(row): {name: row[name] for name in ('id', 'caption') if name in row}
                 for row in shares.clips_of(plan, k)}
         todo, _ = _compare(writer, self.model, mine, self.log)

@@ -47,6 +47,13 @@ def plan_file(out: Path) -> Path:
     return out / 'shares/plan.json'
 
 
+def _there(file, out):
+    """Whether a file below `out` is there, by listing the folders that lead to it: a disk of a
+    network may still remember that there was none, and looks at what it lists."""
+    way = [path for path in (*reversed(file.parents), file) if out in path.parents]
+    return all(path.name in os.listdir(path.parent) for path in way)
+
+
 def make_plan(out: Path, clips: list[dict], **facts) -> dict:
     """A plan of these clips, which all shares keep to from here on; with none there is nothing to
     keep to, and nothing is written. facts: what else it is to say (shares, batch, …)."""
@@ -61,7 +68,7 @@ def read_plan(out: Path, **asked) -> dict | None:
     """The plan of a gallery; None where it has none. ValueError where it is damaged, or was made
     for something else than `asked` (its sources, how many shares, …)."""
     file = plan_file(out)
-    if not file.exists():
+    if not _there(file, out):
         return None
     again = (f'Let those end, or run `glscl index` with --out {out} and without --share, which '
              f'keeps what they have encoded and goes on alone')
@@ -89,7 +96,7 @@ def not_ended(out: Path) -> list[int]:
     """The shares of the gallery's plan that have not ended; none where there is no plan."""
     plan = read_plan(out)
     return [k for k in range(1, plan['shares'] + 1 if plan else 1)
-            if not (folder(out, k) / 'gallery.json').exists()
+            if not _there(folder(out, k) / 'gallery.json', out)
             or not shards.read_manifest(folder(out, k)).get('ended')]
 
 
@@ -108,7 +115,7 @@ def join(out: Path, mark: str, timeout: float) -> None:
     manifest = shards.read_manifest(out, mark)
     known = {_place(bad) for bad in manifest['unreadable']}
     for path in _folders(out):
-        if not (path / 'gallery.json').exists():  # killed before it had begun
+        if not _there(path / 'gallery.json', out):  # killed before it had begun
             continue
         of_share = shards.read_manifest(path, mark)
         for name in of_share['shards']:

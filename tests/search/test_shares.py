@@ -3,11 +3,13 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from search.galleries import (
 )
 
 import glscl
+from glscl.__main__ import main
 from glscl.runtime import distributed
 from glscl.search import index as index_module
 from glscl.search import shards, shares
@@ -98,24 +101,26 @@ def change_some(films):
 def test_until_the_last_has_ended_the_gallery_is_as_it_was(gallery, films, tmp_path, capsys):
     before = clips_in(gallery)
     shutil.copytree(films, tmp_path / 'more')
-    line = dict(videos=[tmp_path / 'more'], out=gallery, device='cpu', batch=4, workers=1)
-    assert index_command(**line, share='2/2') == 0
+    line = ['index', str(tmp_path / 'more'), '--out', str(gallery), '--device', 'cpu', '--batch', '4', '--workers', '1', '--share']
+    assert main([*line, '2/2']) == 0
     assert clips_in(gallery) == before and len(open_gallery(gallery).search(TEXTS[0], 30)) == 12
     printed = capsys.readouterr().out
     assert f'this share of {gallery} holds 4 videos: 4 added' in printed
     assert f'not ended yet: share 1. The last to end joins them all in {gallery}' in printed
-    assert index_command(**line, share='1/2') == 0
+    assert main([*line, '1/2']) == 0
     printed = capsys.readouterr().out
     assert f'12 videos are to be encoded in 2 shares, as listed on {"20"}' in printed
     assert f'{gallery} holds 24 videos: 8 added' in printed and 'not ended' not in printed
     assert paths_in(gallery) == sorted(videos_below(films) + videos_below(tmp_path / 'more'))
-    assert index_command(**line, share='1/2') == 0  # one that comes late finds nothing to do
+    assert main([*line, '1/2']) == 0  # one that comes late finds nothing to do
     assert f'{gallery} holds 24 videos: 0 added' in capsys.readouterr().out and not (gallery / 'shares').exists()
 
 
 def test_the_plan_holds_for_shares_that_begin_later(films, checkpoint, tmp_path):
     """What comes after it was made is for the next run, and no share moves."""
     index(films, tmp_path / 'g', checkpoint, batch=2, share=(1, 2))
+    with pytest.raises(ValueError, match='holds no videos yet: its shares are joined when the last one has ended'):
+        open_gallery(tmp_path / 'g').search(TEXTS[0])
     shutil.copy(films / 'test0003.mp4', films / '0 new.mp4')
     (films / 'test0011.mp4').unlink()
     done = index(films, tmp_path / 'g', checkpoint, batch=2, share=(2, 2))
@@ -132,15 +137,15 @@ def test_more_shares_than_videos(films, checkpoint, tmp_path):
 
 
 def test_sharpness_of_an_untrained_clip_is_that_of_one_process(films, clip_file, tmp_path):
-    for folder, shares_of in (('one', None), ('g', (2, 1))):
+    for folder, shares_of in (('one', None), ('g', (1, 2)), ('h', (2, 1))):
         model = glscl.ZeroShot('small', str(clip_file))
         if shares_of:  # each a process of its own, that begins without one
-            for k in shares_of:
+            for k in (shares_of[0], *shares_of):  # one again, that has ended
                 index(films, tmp_path / folder, glscl.ZeroShot('small', str(clip_file)), batch=2, share=(k, 2))
         else:
             index(films, tmp_path / folder, model, batch=2)
-    one, two = (json.loads((tmp_path / name / 'gallery.json').read_text())['clip'] for name in ('one', 'g'))
-    assert one == two and one['temperature'] > 0
+    one, *others = (json.loads((tmp_path / name / 'gallery.json').read_text())['clip'] for name in ('one', 'g', 'h'))
+    assert others == [one, one] and one['temperature'] > 0
 
 
 @pytest.mark.parametrize('text', ['3', '0/2', '3/2', '-1/2', 'a/b', '1/2/3', '/'])
@@ -363,3 +368,35 @@ def test_what_took_the_time_is_said(films, checkpoint, tmp_path, capsys):
     for waiting, slower in ((8, 'decoding'), (2, 'encoding')):
         line = index_module._bottleneck([pace(400, 10, waiting), pace(600, 8, waiting)])
         assert line == f'1,000 frames in 10 s, 100.0 a second; {2 * waiting / 18:.0%} of the time was spent waiting for frames: {slower} is the bottleneck'
+
+
+# ---- what a cluster is given
+
+ROOT = Path(__file__).parents[2]
+needs_bash = pytest.mark.skipif(sys.platform == 'win32' or not shutil.which('bash'), reason='no bash')
+
+
+@needs_bash
+@pytest.mark.parametrize('script', sorted(ROOT.glob('data/*.sh')), ids=lambda path: path.name)
+def test_scripts_for_slurm_are_bash(script):
+    done = subprocess.run(['bash', '-n', script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
+@needs_bash
+def test_the_array_job_gives_each_task_its_share(tmp_path):
+    """Run as Slurm would, with an `srun` that prints."""
+    text = (ROOT / 'data/slurm_array.sh').read_text()
+    (tasks,) = {int(n) for n in re.findall(r'--array=1-(\d+)%', text)}
+    (tmp_path / 'srun').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    given = []
+    for task in range(1, tasks + 1):
+        names = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', SLURM_ARRAY_TASK_ID=str(task), SLURM_CPUS_PER_TASK='8',
+                     VIDEOS='/my films', GALLERY='/a gallery')
+        typed = subprocess.run(['bash', ROOT / 'data/slurm_array.sh'], capture_output=True, text=True, env=names).stdout.splitlines()
+        with mock.patch('glscl.search.index.index_command', lambda *arguments: given.append(arguments)):
+            main(typed[3:])
+        assert typed[:3] == ['python', '-m', 'glscl'] and shares.parse(given[-1][-1]) == (task, tasks)
+    assert {tuple(arguments[:-1]) for arguments in given} == {
+        (('/my films',), '/a gallery', None, 'auto', 16, 8, False, False, False, 'ViT-B-32', 'openai')}
