@@ -113,7 +113,8 @@ def check(recipe: Recipe = 'shapes', data_dir: DataDir = None, decode: bool = Fa
 def index(videos: Positional[tuple[str, ...]], /, out: str, model: Model = None,
           device: Device = 'auto', batch: int = 16, workers: int | None = None,
           shortlist: bool = False, sync: bool = False, yes: bool = False, clip: Clip = None,
-          pretrained: str | None = None):
+          pretrained: str | None = None,
+          share: Annotated[str | None, arg(metavar='K/N')] = None):
     """Encode your own videos into a gallery to search; a later run adds more and goes on.
 
     Example: glscl index VIDEOS/ --out gallery/ --clip ViT-B-32 --pretrained openai
@@ -127,12 +128,13 @@ def index(videos: Positional[tuple[str, ...]], /, out: str, model: Model = None,
         sync: Remove from the gallery what is not among these videos, and say how many.
         yes: With --sync, also where that is more than half of them; else it asks.
         pretrained: The weights of --clip: a file, or open_clip's tag (downloaded if not here).
+        share: Encode the K-th of N shares, as in 3/16; the last of them to end joins all.
     """
     if not videos:
         raise ValueError('name the videos: folders, files, or tables of paths')
     from .search.index import index_command
     return index_command(videos, out, model, device, batch, workers, shortlist, sync, yes, clip,
-                         pretrained)
+                         pretrained, share)
 
 
 @app.command

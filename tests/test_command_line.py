@@ -75,10 +75,10 @@ CALLS = {
         'experiments.runs.draw_curves', {'run_dirs': ('runs/a', 'runs/b'), 'out': 'c.svg'}),
     'check --data-dir d --decode --missing m.txt': (
         'experiments.doctor.check', {'data_dir': 'd', 'decode': True, 'missing': 'm.txt'}),
-    'index a b --out g --batch 4 --workers 2 --shortlist': (
+    'index a b --out g --batch 4 --workers 2 --shortlist --share 3/16': (
         'search.index.index_command',
         {'videos': ('a', 'b'), 'out': 'g', 'model': None, 'device': 'auto', 'batch': 4,
-         'workers': 2, 'shortlist': True, 'clip': None, 'pretrained': None}),
+         'workers': 2, 'shortlist': True, 'clip': None, 'pretrained': None, 'share': '3/16'}),
     'index a.mp4 --out g --clip ViT-B-32 --pretrained openai': (
         'search.index.index_command',
         {'videos': ('a.mp4',), 'out': 'g', 'clip': 'ViT-B-32', 'pretrained': 'openai', 'model': None}),

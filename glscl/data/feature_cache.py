@@ -32,29 +32,33 @@ def clip_features(model, pairs, batch=50):
 
     Their files depend on the video, the sampling, the image tower's weights and the precision it
     runs in: another CLIP has features of its own, and every head on the same CLIP shares them. Of
-    several processes each computes a share."""
-    device, clip = model.device, model.clip
-    mark = _fingerprint(clip, device, visual=True).hexdigest()[:16]
+    several processes each computes its share; what a machine does not find then, since its disk is
+    its own, its processes compute among them. A killed one loses the block that it was at."""
+    mark = _fingerprint(model.clip, model.device, visual=True).hexdigest()[:16]
     files = [file.with_name(f'{file.stem}-{mark}.npy') for file in pairs.frames.files]
-    mine = distributed.part_here(range(len(files)))
-    todo = [v for v in mine if load_array(files[v], 'r') is None]
+    for mine in distributed.share, distributed.part_here:
+        _write_features(files, mine(range(len(files))), model, pairs.frames, batch)
+        distributed.barrier()  # the others read what each has made
+    makers = [partial(_gone, file) for file in files]
+    shape = (pairs.frames.shape[1], model.clip.width)
+    return FrameStore(files, makers, pairs.frames.counts, shape, np.float32)
+
+
+def _write_features(files, rows, model, frames, batch):
+    """The features of these rows of a FrameStore, where they are not there yet, to their files."""
+    todo = [v for v in rows if load_array(files[v], 'r') is None]
     blocks = [todo[i:i + batch] for i in range(0, len(todo), batch)]
-    read = told(pairs.frames.blocks(blocks), "CLIP's features", f'blocks of {batch} videos',
-                len(blocks))
-    for videos, (frames, mask) in zip(blocks, read):
-        frames, mask = pixels(frames, mask, device)
+    read = told(frames.blocks(blocks), "CLIP's features", f'blocks of {batch} videos', len(blocks))
+    for videos, (images, mask) in zip(blocks, read):
+        images, mask = pixels(images, mask, model.device)
         if not mask.any():
             continue
-        with autocast(device):
-            x = clip.encode_frames(frames[mask]).float().cpu().numpy()      # [valid frames, D]
+        with autocast(model.device):
+            x = model.clip.encode_frames(images[mask]).float().cpu().numpy()  # [valid frames, D]
         ends = mask.sum(1).cumsum(0).cpu()
         for v, of_video in zip(videos, np.split(x, ends[:-1])):
             if len(of_video):
                 save_array(files[v], of_video)
-    distributed.barrier()  # the others read what each has made
-    makers = [partial(_gone, file) for file in files]
-    shape = (pairs.frames.shape[1], clip.width)
-    return FrameStore(files, makers, pairs.frames.counts, shape, np.float32)
 
 
 def _gone(file):

@@ -75,9 +75,9 @@ class Pairs:
         the whole block, so that all processes have the same length."""
         owner = self.text_to_video
         blocks, ahead = tee(np.asarray(rows) for rows in blocks)  # the store reads ahead of us
-        videos = (owner[distributed.rows_of(rows)] for rows in ahead)
+        videos = (owner[distributed.share(rows)] for rows in ahead)
         for rows, read in zip(blocks, self.source.blocks(videos)):
-            share = distributed.rows_of(rows)
+            share = distributed.share(rows)
             length = int(self.token_mask[rows].sum(1).max())
             batch = Batch(video_ids=owner[share])
             self._add_texts(batch, share, length)

@@ -48,7 +48,7 @@ def attempt(one, folder):
     "bound", and the twins "order twins", "direction twins"); steps; stop, the step to end at;
     watch, so many steps from one look at the concepts of the validation split to the next
     (`concepts.watch`); alone_first, so many steps in which the local module scores alone; videos,
-    {split: how many}; or world, "attributes", for the world of `attributes` in place of `shapes`."""
+    {split: how many}; or world, "attributes": the world of `attributes` in place of `shapes`."""
     start, parameters, threads = time.time(), one['parameters'], torch.get_num_threads()
     torch.set_num_threads(1)  # so that a run is the same beside others
     try:

@@ -91,11 +91,13 @@ def evaluate_run(run, data_dir=None, split='test', device='auto', out=None, resc
 
     run: a run's folder or a .safetensors file. rescored: also with QB-Norm (its bank is the first
     caption of each training video) and with dual softmax, each apart. out: also a JSON file of the
-    metrics. similarity: also an .npz file for `glscl rescore`."""
-    model = heads.load(run, device=pick_device(device))
+    metrics. similarity: also an .npz file for `glscl rescore`. Of torchrun's processes, which
+    encode together, only the first does so; the others return None."""
+    encoded = _encoded(run, data_dir, split, device)
+    if encoded is None:
+        return None
+    model, pairs, texts, videos = encoded
     config = model.config
-    pairs = load_split(config, split, data_dir, log=say)
-    texts, videos = encode(model, pairs)
     S, metrics = measure(model, texts, videos, pairs)
     print_metrics(metrics, pairs)
     if similarity:
@@ -115,6 +117,17 @@ def evaluate_run(run, data_dir=None, split='test', device='auto', out=None, resc
     return metrics
 
 
+def _encoded(run, data_dir, split, device):
+    """(model, Pairs, Texts, Videos) of a split, encoded by all of torchrun's processes and given to
+    the first; None in the others."""
+    with distributed.processes(device) as device:
+        model = heads.load(run, device=pick_device(device))
+        with distributed.first_here():
+            pairs = load_split(model.config, split, data_dir, log=say)
+        texts, videos = encode(model, pairs)
+        return (model, pairs, texts, videos) if distributed.rank() == 0 else None
+
+
 def export_features(run, out, data_dir=None, split='test', device='auto'):
     """Everything that a model encodes of a split into one file, .npz or .safetensors.
 
@@ -124,10 +137,12 @@ def export_features(run, out, data_dir=None, split='test', device='auto'):
     out = Path(out)
     if out.suffix not in ('.npz', '.safetensors'):
         raise ValueError(f'{out}: name a file that ends in .npz or .safetensors')
-    model = heads.load(run, device=pick_device(device))
-    pairs = load_split(model.config, split, data_dir, log=say)
+    encoded = _encoded(run, data_dir, split, device)
+    if encoded is None:  # not the first of torchrun's processes
+        return
+    _, pairs, *both = encoded
     arrays = {'text_to_video': pairs.text_to_video}
-    for side, items in zip(('text', 'video'), encode(model, pairs)):
+    for side, items in zip(('text', 'video'), both):
         arrays |= {f'{side}_{name}': x.cpu().contiguous() for name, x in vars(items).items()
                    if x is not None}
     with writing(out) as half:

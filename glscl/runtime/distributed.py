@@ -8,10 +8,8 @@ DistributedDataParallel averages the gradients: W processes take the step that o
 Whatever gathers is called by all processes, in the same order."""
 import contextlib
 import datetime
-import itertools
 import os
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -80,6 +78,11 @@ def _place():
     return local_rank, int(os.environ.get('LOCAL_WORLD_SIZE', world()))
 
 
+def on_this_machine():
+    """How many of the processes run on this machine."""
+    return _place()[1]
+
+
 @contextlib.contextmanager
 def first_here():
     """The first process of each machine goes through it before the others, which then find what it
@@ -94,24 +97,23 @@ def first_here():
 
 # who does what
 
-def part_here(items):
-    """This process's part of what its machine has to do: disks need not be shared."""
-    if world() == 1:
-        return items
-    local_rank, on_this_machine = _place()
-    return items[local_rank::on_this_machine]
-
-
-def rows_of(rows):
-    """This process's share of a batch's rows [B]: in rank order they are the batch, and sizes
+def part(items, k, n):
+    """Part k (from 0) of n of a list or array: the parts in turn are the whole, and their sizes
     differ by one at most."""
-    return np.array_split(rows, world())[rank()]
+    size, more = divmod(len(items), n)
+    first = k * size + min(k, more)
+    return items[first:first + size + (k < more)]
 
 
-def share(blocks):
-    """This process's part of a list of blocks: the blocks stay whole, so that each is computed as
-    one process would."""
-    return blocks[rank()::world()]
+def share(items):
+    """This process's part of a batch's rows, or of a list of blocks that stay whole, so that each
+    is computed as one process would."""
+    return part(items, rank(), world())
+
+
+def part_here(items):
+    """This process's part of what its machine has to do where disks are not shared."""
+    return items if world() == 1 else part(items, *_place())
 
 
 # what goes from one to the other
@@ -130,17 +132,29 @@ def file_there(path):
     found = objects(path is not None and path.exists())
     if any(found) and not all(found):
         raise FileNotFoundError(f'{path} is seen by {sum(found)} of {len(found)} processes: put '
-                                f'run_dir on a disk that all share')
+                                f'it on a disk that all share')
     return all(found)
 
 
 def joined(parts):
-    """What all processes made of their `share` (a list of Items each), as one list in the order of
-    the blocks, on the CPU."""
+    """What all processes made of their `share` (a list of Items each), as one list, on the CPU."""
     if world() == 1:
         return parts
-    turns = itertools.zip_longest(*objects([part.to('cpu') for part in parts]))
-    return [part for turn in turns for part in turn if part is not None]
+    return [part for every in objects([part.to('cpu') for part in parts]) for part in every]
+
+
+def by_first(make):
+    """What make() gives in the first process, in all of them; its ValueError or OSError too."""
+    found = problem = None
+    if rank() == 0:
+        try:
+            found = make()
+        except (ValueError, OSError) as error:
+            problem = error
+    found, problem = objects((found, problem))[0]
+    if problem:
+        raise problem
+    return found
 
 
 def gather(*parts):

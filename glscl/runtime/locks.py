@@ -25,20 +25,27 @@ def one_writer(folder, timeout=0):
     it again; on a disk without locks everyone may write. Of processes that train together the
     first holds it for all, and where it cannot, all raise its error. timeout: seconds to wait."""
     with contextlib.ExitStack() as stack:
-        problem = None
-        if distributed.rank() == 0:
-            try:
-                stack.enter_context(_locked(Path(folder), timeout))
-            except (ValueError, OSError) as error:
-                problem = error
-        problem = distributed.objects(problem)[0]
-        if problem:
-            raise problem
+        distributed.by_first(lambda: stack.enter_context(locked(folder, timeout)))
         yield
 
 
 @contextlib.contextmanager
-def _locked(folder, timeout):
+def in_turn(folder, timeout, log):
+    """`locked`, for writers that take turns: for whom this one waits is told to `log` once it has
+    waited for `timeout` seconds."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder, timeout))
+        except ValueError as error:
+            log(f'{error}. This process waits')
+            stack.enter_context(locked(folder, distributed.PATIENCE.total_seconds()))
+        yield
+
+
+@contextlib.contextmanager
+def locked(folder, timeout=0):
+    """`one_writer` of this process alone, whatever others there are beside it."""
+    folder = Path(folder)
     key, holder = (os.getpid(), os.path.realpath(folder)), folder / '.writer'
     lock = FileLock(folder / 'lock', timeout=timeout)
     try:

@@ -126,12 +126,18 @@ class Gallery:
             self.log(f'{problem}. The rest was searched; `glscl index` encodes its videos again')
         self.told.update(self.problems)
         if not any(results):
-            total = len(self.shards) + len(self.damaged)
-            raise ValueError(f'{self.folder}: none of the {total} shards can be read; `glscl index '
-                             f'VIDEOS --out {self.folder}` encodes the videos again'
-                             if total else f'{self.folder} holds no videos yet')
+            raise ValueError(self._why_none())
         self._look_at([result.path for row in results for result in row])
         return results[0] if one else results
+
+    def _why_none(self):
+        total = len(self.shards) + len(self.damaged)
+        if total:
+            return (f'{self.folder}: none of the {total} shards can be read; `glscl index VIDEOS '
+                    f'--out {self.folder}` encodes the videos again')
+        at_work = (self.folder / 'shares').exists()
+        return f'{self.folder} holds no videos yet' + (
+            ': its shares are joined when the last one has ended' if at_work else '')
 
     def _look_at(self, paths):
         line = not self.looked and beyond_shapes(self.model, paths)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +25,13 @@ from ..data.workers import KILLED, Workers
 from ..datasets.readers.own import listed
 from ..interaction import gram
 from ..model import GLSCL, Videos
+from ..runtime import distributed
 from ..runtime.devices import autocast, pick_device, stop_noted, stopped
 from ..runtime.files import remove_halves
-from ..runtime.locks import one_writer
+from ..runtime.locks import in_turn, locked, one_writer
 from ..runtime.terminal import shown
 from ..score import beyond_shapes
-from . import shards
+from . import shards, shares
 from . import shortlist as shortlists
 from .gallery import ANOTHER, Gallery
 from .page import show, warned, warnings_as_lines
@@ -141,7 +142,8 @@ def index_videos(sources: Source | list[Source], out: str | os.PathLike,
                  batch: int = 16, workers: int | None = None,
                  log: Callable[[str], None] | None = print, sync: bool = False,
                  confirm: Callable[[int, int], bool] | None = None,
-                 warn: Callable[[str], None] = warnings.warn) -> dict:
+                 warn: Callable[[str], None] = warnings.warn,
+                 share: tuple[int, int] | None = None) -> dict:
     """Add videos to the gallery `out`, which is made; only new and changed ones are encoded.
 
     sources: a folder, a video, a table of paths (`datasets.readers.own.listed`), or a list of
@@ -153,28 +155,33 @@ def index_videos(sources: Source | list[Source], out: str | os.PathLike,
     on; after SIGTERM or Ctrl-C it keeps what it has encoded, says so, and raises SystemExit(143) or
     KeyboardInterrupt.
 
+    Several processes (torchrun's) divide the videos among them; so do runs that know nothing of
+    each other, of which each is told its share, (K, N) with K from 1 (`shares`). Rows and their
+    order are those of one process.
+
     sync: also remove what `sources` do not name. More than half of the gallery, and LARGE at least,
     only if confirm(how many, of how many) says so; else ValueError. Returns {videos, added,
-    changed, removed: numbers; unreadable: {path: why}}. Raises ValueError if a source has no video,
-    another model made the gallery or another process is at it, before anything is changed; OSError
-    if it cannot be written."""
+    changed, removed: numbers; unreadable: {path: why}; pace: a `Pace` a process; left: the shares
+    that have not ended, before which videos and unreadable are those of this share alone}. Raises
+    ValueError if a source has no video, another model made the gallery or another process is at
+    it, before anything is changed; OSError if it cannot be written."""
     out, log = Path(out), log or (lambda line: None)
-    workers = workers or min(8, os.cpu_count() or 1)
+    workers = workers or max(1, min(8, (os.cpu_count() or 1) // distributed.on_this_machine()))
     for name, n in dict(batch=batch, workers=workers).items():
         if not hasattr(n, '__index__') or n < 1:
             raise ValueError(f'{name} must be a whole number of 1 or more, not {n}')
-    wanted = find_clips([sources] if isinstance(sources, (str, os.PathLike)) else sources, log)
-    if not wanted:
-        raise ValueError('no video is named')
-    model, made_by = _same_model(out, model, device)
-    line = beyond_shapes(model, [clip.path for clip in wanted])
-    if line:
-        warn(f'{line} {ANOTHER}')
+    if share and distributed.world() > 1:
+        raise ValueError('torchrun divides the videos among its processes: leave out the share')
+    sources = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    run = _Run(sources, out, batch, workers, log, sync, confirm, warn)
+    if not share:  # which mostly finds the list in the plan of another
+        distributed.by_first(lambda: run.wanted and None)
+    run.model, run.made_by = _same_model(out, model, device)
     try:
+        if share:
+            return run.share(*share)
         with one_writer(out, LOCK_TIMEOUT):
-            manifest = _begin(out, model, made_by)
-            writer = shards.Writer(out, manifest)
-            return _update(writer, model, wanted, batch, workers, log, sync, confirm)
+            return run.alone() if distributed.world() == 1 else run.together()
     except (FileNotFoundError, BrokenPipeError):  # the latter: whoever read the lines has gone
         raise
     except OSError as error:
@@ -182,10 +189,140 @@ def index_videos(sources: Source | list[Source], out: str | os.PathLike,
                       f'make room, or name another folder') from error
 
 
+@dataclass
+class _Run:
+    """One call of `index_videos`, with its arguments."""
+    sources: list
+    out: Path
+    batch: int
+    workers: int
+    log: Callable
+    sync: bool
+    confirm: Callable | None
+    warn: Callable
+    model: GLSCL | None = None
+    made_by: dict | None = None
+
+    @cached_property
+    def wanted(self):
+        clips = find_clips(self.sources, self.log)
+        if not clips:
+            raise ValueError('no video is named')
+        return clips
+
+    @cached_property
+    def mark(self):
+        return shards.fingerprint(self.model)
+
+    def alone(self):
+        """All of it in this process, which has the gallery's lock."""
+        writer, todo, counts = self._compare()
+        added, pace = self._add(writer, todo)
+        return _told(writer.manifest, counts, added, [pace])
+
+    def together(self):
+        """A share in each of torchrun's processes; the first has the gallery's lock for all."""
+        plan = distributed.by_first(lambda: self._plan(distributed.world(), alone=True))
+        if not plan['todo']:
+            return _told(shards.read_manifest(self.out), plan, 0, [])
+        k = distributed.rank() + 1
+        with locked(shares.folder(self.out, k), LOCK_TIMEOUT):
+            _, added, pace = self._encode(k)
+        added, paces = zip(*distributed.objects((added, pace)))
+        distributed.by_first(lambda: shares.join(self.out, self.mark, LOCK_TIMEOUT))
+        return _told(shards.read_manifest(self.out), plan, sum(added), list(paces))
+
+    def share(self, k, n):
+        """Share k of n, whose other shares are runs of their own; the last one joins them."""
+        with contextlib.ExitStack() as stack:
+            with in_turn(self.out, LOCK_TIMEOUT, self.log):
+                plan = self._plan(n)
+                if not plan['todo']:
+                    return _told(shards.read_manifest(self.out), plan, 0, [])
+                # from here on nobody else joins this share
+                stack.enter_context(locked(shares.folder(self.out, k), LOCK_TIMEOUT))
+            manifest, added, pace = self._encode(k)
+        with in_turn(self.out, LOCK_TIMEOUT, self.log):
+            left = shares.not_ended(self.out)
+            if not left:
+                shares.join(self.out, self.mark, LOCK_TIMEOUT)
+                manifest = shards.read_manifest(self.out)
+        return dict(_told(manifest, plan, added, [pace]), left=left)
+
+    def _compare(self):
+        """(Writer of the gallery, what is to be encoded, counts); the gallery's lock is held."""
+        line = beyond_shapes(self.model, [clip.path for clip in self.wanted])
+        if line:
+            self.warn(f'{line} {ANOTHER}')
+        shares.join(self.out, self.mark, LOCK_TIMEOUT)  # what was broken off
+        writer = shards.Writer(self.out, _begin(self.out, self.model, self.made_by))
+        return writer, *_compare(writer, self.model, self.wanted, self.log, self.sync, self.confirm)
+
+    def _plan(self, n, alone=False):
+        """What `shares.read_plan` gives but for the clips, of the plan that is there or of a new
+        one, which is written if there is something to do; the gallery's lock is held.
+
+        alone: nobody else will come for a share of another plan."""
+        asked = dict(sources=[os.path.abspath(source) for source in self.sources], shares=n,
+                     batch=self.batch, sync=self.sync)
+        try:
+            plan = shares.read_plan(self.out, **asked)
+        except ValueError:
+            if not alone:
+                raise
+            plan = None
+        if plan:
+            shards.read_manifest(self.out, self.mark)
+            self.log(f'{self.out}: {plan["todo"]} videos are to be encoded in {n} shares, as '
+                     f'listed on {plan["made"]}')
+        else:
+            writer, todo, counts = self._compare()
+            writer.commit()
+            clips = [{**clip._asdict(), **label} for clip, (label, _) in todo.items()]
+            plan = shares.make_plan(self.out, clips, **asked, **counts)
+        return {name: value for name, value in plan.items() if name != 'clips'}
+
+    def _encode(self, k):
+        """Encode share k of the plan, whose lock is held, and say that it has ended: (its
+        gallery.json, how many were encoded, a Pace)."""
+        plan, place = shares.read_plan(self.out), shares.folder(self.out, k)
+        if not plan:
+            raise FileNotFoundError(f'{shares.plan_file(self.out)}, which another process has '
+                                    f'written, is not seen by this one: name a folder on a disk '
+                                    f'that all share')
+        _, made_by = _same_model(place, self.model, self.model.device)
+        writer = shards.Writer(place, _begin(place, self.model, made_by))
+        mine = {_key(row): {name: row[name] for name in ('id', 'caption') if name in row}
+                for row in shares.clips_of(plan, k)}
+        todo, _ = _compare(writer, self.model, mine, self.log)
+        added, pace = self._add(writer, todo)
+        shares.end(place, writer.manifest)
+        return writer.manifest, added, pace
+
+    def _add(self, writer, todo):
+        return _add(writer, self.model, todo, self.batch, self.workers, self.log)
+
+
+@dataclass
+class Pace:
+    """How quickly a process encoded: frames, seconds in all, and those spent waiting for frames."""
+    frames: int = 0
+    seconds: float = 0
+    waiting: float = 0
+
+
+def _told(manifest, counts, added, paces):
+    """What `index_videos` returns."""
+    return {'videos': sum(entry['rows'] for entry in manifest['shards'].values()), 'added': added,
+            'changed': counts['changed'], 'removed': counts['removed'],
+            'unreadable': {bad['path']: bad['reason'] for bad in manifest['unreadable']},
+            'pace': paces, 'left': []}
+
+
 def _same_model(out, model, device):
     """What `shards.pick_model` returns; ValueError unless it can go on with what is in `out`."""
     old = shards.read_manifest(out) if (out / 'gallery.json').exists() else None
-    stray = next(out.glob('*.safetensors'), None)
+    stray = next(out.glob('*.safetensors'), next(out.glob('shares/*/*.safetensors'), None))
     if stray and not old:
         raise ValueError(f'{out} holds {stray.name} but no gallery.json, which says what '
                          f'counts. Delete the folder, or name another')
@@ -211,9 +348,10 @@ def _begin(out, model, made_by):
     return manifest
 
 
-def _update(writer, model, wanted, batch, workers, log, sync, confirm):
-    """Add `wanted`, as `find_clips` returns it; sync: remove all others. Returns what
-    `index_videos` does."""
+def _compare(writer, model, wanted, log, sync=False, confirm=None):
+    """Remove from a gallery what has changed, and with sync what is not `wanted`, as `find_clips`
+    returns it: (what is to be encoded, {ClipKey: (label, stat)}; numbers {todo, changed, removed}).
+    """
     out, manifest = writer.folder, writer.manifest
     for problem in manifest['damaged']:
         log(f'{problem}. Its videos are encoded again, as far as they are here')
@@ -241,10 +379,7 @@ def _update(writer, model, wanted, batch, workers, log, sync, confirm):
     removed, changed = len(gone), len(before & wanted.keys() - unchanged)
     log(f'{out}: {len(unchanged)} videos stay, {removed} go, {changed} have changed, {len(todo)} '
         f'are to be encoded')
-    added = _add(writer, model, todo, batch, workers, log)
-    reasons = {bad['path']: bad['reason'] for bad in manifest['unreadable']}
-    return {'videos': len(unchanged) + added, 'added': added, 'changed': changed,
-            'removed': removed, 'unreadable': reasons}
+    return todo, dict(todo=len(todo), changed=changed, removed=removed)
 
 
 def _look_into(folder):
@@ -277,24 +412,27 @@ def _stored_clips(writer, name, model, log):
 
 
 def _add(writer, model, todo, batch, workers, log):
-    """Decode and encode `todo`, {ClipKey: (label, stat)}; returns how many could be."""
+    """Decode and encode `todo`, {ClipKey: (label, stat)}: (how many could be, a Pace)."""
     with stop_noted() as noted:
-        added, done = _encode_all(writer, model, todo, batch, workers, log, noted)
+        added, done, pace = _encode_all(writer, model, todo, batch, workers, log, noted)
     if done < len(todo):
         raise stopped(noted[0], f'stopped after {done} of {len(todo)} videos, which are kept; the '
                                 f'same command goes on')
-    return added
+    return added, pace
 
 
 def _encode_all(writer, model, todo, batch, workers, log, noted):
-    """(how many of `todo` were encoded, how many tried); at the first clip after a signal is
-    `noted` what there is counts, and no more is done."""
+    """(how many of `todo` were encoded, how many tried, a Pace); at the first clip after a signal
+    is `noted` what there is counts, and no more is done."""
     c, unreadable = model.config, writer.manifest['unreadable']
     settings = (c.max_frames, c.framerate, model.clip.image_size, c.sampling, c.reader)
     began = logged = time.monotonic()
-    lines, frames, added, done = [], [], 0, 0
+    lines, frames, added, done, pace = [], [], 0, 0, Pace()
     results = _decode_all(todo, settings, workers, batch + workers)
-    for done, (clip, result) in enumerate(results, 1):
+    for done in range(1, len(todo) + 1):
+        asked = time.monotonic()
+        clip, result = next(results)
+        pace.waiting += time.monotonic() - asked
         stop = bool(noted)
         label, stat = todo[clip]
         record = {**label, **clip._asdict()}
@@ -308,7 +446,9 @@ def _encode_all(writer, model, todo, batch, workers, log, noted):
                           seconds=[round(float(second), 3) for second in seconds])
             lines.append(json.dumps(record))
             frames.append(images)
-        if lines and (len(lines) == batch or done == len(todo) or stop):
+            pace.frames += len(images)
+        # By places in the list, so that however it is shared, the same videos go together.
+        if lines and (done % batch == 0 or done == len(todo) or stop):
             videos = _encode(model, frames)
             if isinstance(model, ZeroShot) and not model.fitted:
                 model.fit(videos.to(model.device))
@@ -329,22 +469,25 @@ def _encode_all(writer, model, todo, batch, workers, log, noted):
                 f'{left} left')
     results.close()
     writer.commit()
-    return added, done
+    pace.seconds = time.monotonic() - began
+    return added, done, pace
 
 
 @warnings_as_lines()
 def index_command(videos: Sequence[Source], out: str | os.PathLike, model: str | None = None,
                   device: str = 'auto', batch: int = 16, workers: int | None = None,
                   shortlist: bool = False, sync: bool = False, yes: bool = False,
-                  clip: str | None = None, pretrained: str | None = None) -> int:
+                  clip: str | None = None, pretrained: str | None = None,
+                  share: str | None = None) -> int:
     """Encode videos into a gallery that `glscl search` searches.
 
     A later run adds and goes on. videos: folders, files and tables; clip, pretrained: of a
     `ZeroShot` in place of `model`; shortlist: also build what `glscl search --shortlist` needs
     (with faiss); sync: remove what is not among the videos, where it is much only with `yes` or
-    when the terminal says so; the rest as for `index_videos`. Prints progress and a report, and
-    warnings on stderr; returns 0, or 1 if the gallery holds no video. Raises ValueError, OSError or
-    ImportError with a message for the user."""
+    when the terminal says so; share: "K/N"; the rest as for `index_videos`. Started by torchrun,
+    all processes share the videos. Prints progress and a report, and warnings on stderr; returns 0,
+    or 1 if the gallery holds no video. Raises ValueError, OSError or ImportError with a message for
+    the user."""
     if shortlist:
         shortlists.faiss()
     if model and (clip or pretrained):
@@ -353,15 +496,21 @@ def index_command(videos: Sequence[Source], out: str | os.PathLike, model: str |
     if pretrained and not clip:
         raise ValueError(f'--pretrained {pretrained} are the weights of which architecture? Name '
                          f'it too, as in --clip ViT-B-32')
-    if clip:
-        device = pick_device(device)
-        model = ZeroShot(clip, pretrained).to(device)
-    done = index_videos(videos, out, model, device, batch, workers,
-                        lambda line: show(shown(line)), sync, lambda *n: yes or _ask(*n), warned)
-    if shortlist and done['videos']:
-        shortlists.build(Gallery(out, model, device))
-    report(done, out)
-    return 0 if done['videos'] else 1
+    share = shares.parse(share) if share else None
+    with distributed.processes(device) as device:
+        if clip:
+            device = pick_device(device)
+            with distributed.first_here():  # downloads the weights
+                model = ZeroShot(clip, pretrained).to(device)
+        first = distributed.rank() == 0
+        log = (lambda line: show(shown(line))) if first else None
+        done = index_videos(videos, out, model, device, batch, workers, log, sync,
+                            lambda *n: yes or _ask(*n), warned, share)
+        if first and shortlist and done['videos'] and not done['left']:
+            shortlists.build(Gallery(out, model, device))
+        if first:
+            report(done, out)
+    return 0 if done['videos'] or done['left'] else 1
 
 
 def _ask(removed, total):
@@ -374,11 +523,27 @@ def _ask(removed, total):
 
 def report(done: dict, out: Source) -> None:
     """Print what `index_videos` returned for the gallery `out`."""
-    unreadable = list(done['unreadable'].values())
-    show(f'{shown(out)} holds {done["videos"]} videos: {done["added"]} added or encoded again, '
+    unreadable, left = list(done['unreadable'].values()), done['left']
+    whole = f'this share of {shown(out)}' if left else shown(out)
+    show(f'{whole} holds {done["videos"]} videos: {done["added"]} added or encoded again, '
          f'{done["removed"]} removed, {len(unreadable)} unreadable')
     for reason in unreadable[:LISTED]:
         show(f'  unreadable: {shown(reason)}')
     if len(unreadable) > LISTED:
         show(f'  … and {len(unreadable) - LISTED} more, all in '
              f'{shown(Path(out) / "gallery.json")}')
+    if any(pace.frames for pace in done['pace']):
+        show(_bottleneck(done['pace']))
+    if left:
+        show(f'not ended yet: share {", ".join(map(str, left[:LISTED]))}'
+             f'{", …" if left[LISTED:] else ""}. The last to end joins them all in {shown(out)}')
+
+
+def _bottleneck(paces):
+    """A line on what a run's time went into, from the Pace of each process."""
+    frames, seconds = sum(pace.frames for pace in paces), sum(pace.seconds for pace in paces)
+    longest, waiting = max(pace.seconds for pace in paces), sum(pace.waiting for pace in paces)
+    slower = 'decoding' if waiting > seconds / 2 else 'encoding'
+    return (f'{frames:,} frames in {longest:.0f} s, {frames / longest:,.1f} a second; '
+            f'{waiting / seconds:.0%} of the time was spent waiting for frames: {slower} is the '
+            f'bottleneck')

@@ -17,6 +17,7 @@ import yaml
 
 from glscl import GLSCL, Trainer
 from glscl.data import frames as store
+from glscl.data.feature_cache import clip_features
 from glscl.data.pairs import load_pairs
 from glscl.datasets.splits import load_shapes, shapes_table
 from glscl.evaluation import evaluate
@@ -123,6 +124,21 @@ def pairs_of(folder):
         lambda t: t.assign(path=[str(folder / Path(p).name) for p in t['path']]))
 
 
+def features(config, folder, disk, local=('0', '1')):
+    """How many videos this process encoded for CLIP's features, and these. local: its LOCAL_RANK and LOCAL_WORLD_SIZE; by
+    default as if it were a machine of its own, whose disk others see or not."""
+    before = [os.environ[name] for name in ('LOCAL_RANK', 'LOCAL_WORLD_SIZE')]
+    os.environ.update(zip(('LOCAL_RANK', 'LOCAL_WORLD_SIZE'), local))
+    seed_everything(0)
+    model, encoded = GLSCL(config.replace(freeze_clip=True)), []
+    pairs = load_pairs(pairs_of(folder / 'videos'), config, cache=folder / disk)
+    encode = model.clip.encode_frames
+    model.clip.encode_frames = lambda x: encoded.append(len(x)) or encode(x)
+    x = clip_features(model, pairs, batch=1)[:]
+    os.environ.update(zip(('LOCAL_RANK', 'LOCAL_WORLD_SIZE'), before))
+    return len(encoded), x
+
+
 def work(rank, world, port, folder, config, root, want):
     """What each process of a test does; the results go to files."""
     torch.set_num_threads(1)
@@ -136,6 +152,8 @@ def work(rank, world, port, folder, config, root, want):
         model = trainer(config, splits['train'], splits['val']).model
         frozen = trainer(config.replace(freeze_clip=True), splits['train'], splits['val']).model
         out['evaluated'] = [evaluate(model, splits['test'], batch) for batch in (5, 12)] + [evaluate(frozen, splits['test'], 5)]
+        out['features'] = [features(config, folder, f'shared {world}'), features(config, folder, f'own {world} {rank}'),
+                           features(config, folder, f'one machine {world}', (str(rank), str(world)))]
         store.MEMORY = 0
         out['lost'] = [lost(config, folder / 'videos', missing) for missing in ([3], range(1, 12))]
         if world == 2:
@@ -212,6 +230,34 @@ def test_metrics_are_exactly_those_of_one_process(apart, config, splits):
             torch.testing.assert_close(of_rank['evaluated'][2][0], alone[2][0], atol=2e-6, rtol=0)
 
 
+def test_each_computes_its_share_of_the_features_and_what_it_does_not_see(apart, config, splits):
+    """On a disk that all see each video is encoded once; on disks of their own each machine has all of its own."""
+    for n, results in apart[0].items():
+        shared, own, one_machine = zip(*(of_rank['features'] for of_rank in results))
+        assert [count for count, _ in shared] == [count for count, _ in one_machine] == [12 // n] * n
+        assert [count for count, _ in own] == [12] * n
+        whole = shared[0][1]
+        assert whole.any((1, 2)).all() and all(np.array_equal(x, whole) for _, x in [*shared, *own, *one_machine])
+
+
+def test_features_that_were_broken_off_go_on(config, splits, tmp_path):
+    model = GLSCL(config.replace(freeze_clip=True))
+    pairs = load_pairs(splits['test'].table, config, cache=tmp_path)
+    encode, encoded = model.clip.encode_frames, []
+
+    def counted(frames):
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(len(frames))
+        return encode(frames)
+    model.clip.encode_frames = counted
+    with pytest.raises(KeyboardInterrupt):
+        clip_features(model, pairs, batch=5)
+    encoded.clear()
+    clip_features(model, pairs, batch=5)
+    assert encoded == [2 * 4]  # two blocks of five were kept
+
+
 @pytest.mark.parametrize('case', [0, 1], ids=['one video', 'all but one'])
 def test_videos_lost_on_one_process_leave_the_batch_of_all(apart, config, case, monkeypatch):
     """Where all but one are gone, one process has nothing to encode; the gradients stay those of one process."""
@@ -246,7 +292,7 @@ def test_in_one_process_nothing_is_sent():
     x, blocks = torch.ones(3, requires_grad=True), [[0, 1], [2]]
     assert distributed.world() == 1 and distributed.rank() == 0
     assert distributed.gather(x)[0] is x and distributed.joined(blocks) is blocks and distributed.share(blocks) == blocks
-    assert distributed.objects(7) == [7] and np.array_equal(distributed.rows_of(np.arange(5)), np.arange(5))
+    assert distributed.objects(7) == [7] and np.array_equal(distributed.share(np.arange(5)), np.arange(5))
     assert list(distributed.part_here(range(3))) == [0, 1, 2]
     with distributed.processes('cpu') as device, distributed.first_here():
         assert device == 'cpu' and not torch.distributed.is_initialized()
@@ -262,7 +308,7 @@ def test_a_checkpoint_that_not_all_processes_see_is_refused(config, splits, monk
     t = trainer(config, splits['train'], splits['val'], tmp_path, steps=1)
     t.save()
     monkeypatch.setattr(distributed, 'objects', lambda x: [x, False])
-    with pytest.raises(FileNotFoundError, match='last.pt is seen by 1 of 2 processes: put run_dir on a disk that all share'):
+    with pytest.raises(FileNotFoundError, match='last.pt is seen by 1 of 2 processes: put it on a disk that all share'):
         t.resume()
 
 
@@ -297,4 +343,11 @@ def test_torchrun_trains_a_recipe(config, world_folder, tmp_path):
     assert told.stdout.count('of 2: loss') == 2 and told.stdout.count('t2v R@1') == 1  # the first process alone speaks
     result = json.loads((tmp_path / 'run' / 'result.json').read_text())
     assert result['processes'] == 2 and result['steps'] == 2 and result['metrics']['t2v']['queries'] == 8
+    again = [*run[:run.index('train')], 'evaluate', str(tmp_path / 'run'), *run[run.index('--data-dir'):run.index('--run-dir')],
+             '--device', 'cpu', '--out', str(tmp_path / 'measured.json')]
+    told = subprocess.run(again, capture_output=True, text=True, timeout=240, env={**os.environ, 'OMP_NUM_THREADS': '1'},
+                          cwd=Path(__file__).parents[2])
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert told.stdout.count('t2v R@1') == 1
+    assert json.loads((tmp_path / 'measured.json').read_text())['metrics'] == result['metrics']
     assert sorted(p.name for p in (tmp_path / 'run').iterdir()) == ['best.safetensors', 'history.json', 'last.pt', 'lock', 'result.json']
