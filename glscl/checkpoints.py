@@ -173,8 +173,12 @@ def one_writer(run_dir):
     return one_writer(run_dir)
 
 
-def save_result(path, **result):
-    """One JSON a run: what was measured, with the machine, versions, commit and date."""
+def save_result(path, pairs=None, **result):
+    """One JSON a run: what was measured, with the machine, versions, commit and date.
+
+    pairs: {split: Pairs} of what it was trained and measured on; their videos are counted."""
+    if pairs:
+        result['videos'] = {**result.get('videos', {}), **{k: p.counts for k, p in pairs.items()}}
     with writing(path) as half_written:
         text = json.dumps({**result, **machine()}, indent=1) + '\n'
         half_written.write_text(text, encoding='utf-8')

@@ -11,12 +11,13 @@ from .readers import files
 
 
 def load_split(config, split='test', data_dir=None, captions='one', videos=None, log=None):
-    """A split ("train", "val", "test") of the data set that the config names, at the size that its
-    CLIP looks at: Pairs.
+    """A split ("train", "val", "test", "held_out") of the data set that the config names, at the
+    size that its CLIP looks at: Pairs.
 
     data_dir: the set's own folder (layout: data/README.md), or for `shapes` where it is kept.
     `captions` and `videos` concern `shapes`. Errors as `readers.load_table` and `load_pairs`."""
-    if config.dataset == 'shapes':
+    if config.dataset == 'shapes':  # whose val is rendered, and never lacks
+        split = 'val' if split == 'held_out' else split
         return load_shapes(config, split, captions, data_dir, videos, log=log)
     table = readers.load_table(config.dataset, split, data_dir, config.select_on)
     return load_pairs(table, config, image_size(config.clip), log=log)
