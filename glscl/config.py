@@ -22,7 +22,7 @@ class Config:
     #                              "seconds" for DiDeMo and ActivityNet
     reader: str = 'auto'         # "pyav", "decord"; auto is PyAV, which is right on more files
     cache_frames: bool = True    # keep decoded frames on disk; False: decode at every use
-    select_on: str = 'val'       # picks the checkpoint; or "test", as released, "held_out", of train
+    select_on: str = 'val'       # picks the checkpoint; "test" as released, or "held_out" of train
     # encoders
     clip: str = 'ViT-B-32'       # open_clip's name, or "small": the shipped one
     clip_pretrained: str | None = 'openai'  # open_clip's tag or a local file; None: random
