@@ -10,7 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 from . import __version__
-from .runtime.terminal import shown
+from .runtime.terminal import shown, warnings_as_lines
 
 app = SubcommandApp()
 bench = SubcommandApp()
@@ -386,7 +386,8 @@ def main(argv=None):
         return 0
     command = ' '.join(['glscl', *argv[:2 if argv[:1] == ['bench'] else 1]])
     try:
-        return run(argv or ['--help'])
+        with warnings_as_lines():
+            return run(argv or ['--help'])
     except BrokenPipeError:  # whoever read the output has enough, as in `glscl … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -1,43 +1,20 @@
 """Results to look at: lines of text, and an HTML page with the frames that a text weighed most."""
 import base64
-import contextlib
 import html
 import io
-import sys
-import warnings
 from pathlib import Path
 
 from PIL import Image
 
 from ..data.sampling import VideoError
 from ..data.video import read_frames
-from ..runtime.terminal import shown
+from ..runtime.terminal import show, shown, warned, warnings_as_lines  # noqa: F401, for `index`
 
 THUMBNAIL = 240  # pixels of the longer side
 STYLE = ('body{font:15px sans-serif;margin:2em;max-width:60em}li{margin:0 0 1.5em}'
          'figure{display:inline-block;margin:.3em .6em 0 0}figcaption{color:#555;font-size:13px}'
          '.none{color:#a00}code{overflow-wrap:anywhere}q{color:#333}video{max-width:24em}')
 NOTES = {'changed': 'has changed since it was indexed', 'missing': 'is no longer there'}
-
-
-def show(text, stream=None):
-    """Print, also what the terminal's encoding lacks: the name of a file may be any bytes."""
-    stream = stream or sys.stdout
-    encoding = stream.encoding or 'utf-8'
-    print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream, flush=True)
-
-
-def warned(line):
-    """A warning for the user of a command: one line on stderr."""
-    show(f'warning: {shown(line)}', sys.stderr)
-
-
-@contextlib.contextmanager
-def warnings_as_lines():
-    """Within it Python's warnings are lines on stderr, without the place in the code."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: warned(message)
-        yield
 
 
 def results_table(queries, results):
