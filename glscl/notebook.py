@@ -19,7 +19,7 @@ import pandas as pd
 
 from . import heads
 from .checkpoints import load_model
-from .config import Config, cache_dir, load_config
+from .config import SETTINGS, Config, cache_dir, load_config
 from .datasets.splits import load_split
 from .runtime.devices import machine, pick_device
 from .runtime.files import atomic_write
@@ -97,6 +97,8 @@ def begin(profile='small', seed=0, device='auto', data_dir='', run_dir='', **set
 
     Empty folders mean the user's cache. A data set other than `shapes` starts from the paper's
     defaults and needs its data_dir; without it, or with an unknown profile: ValueError."""
+    if not isinstance(seed, int):
+        raise ValueError(f'seed must be a whole number, not {seed!r}')
     if profile not in PROFILES:
         raise ValueError(f'unknown profile {profile!r}; there are {", ".join(PROFILES)}')
     chosen, dataset = PROFILES[profile], settings.get('dataset', 'shapes')
@@ -119,12 +121,17 @@ def walkthrough(name=None, profile='small', notebooks=REPOSITORY_NOTEBOOKS, out=
     """Run the six notebooks in order; results and one HTML page land in OUT/NAME.
 
     name: of the run (by default the time); profile: one of PROFILES; notebooks: their folder;
-    parameters: {name: value} for all six. Returns OUT/NAME. SystemExit if there are no notebooks,
-    if one lacks a parameter, or at the first cell that fails."""
+    parameters: {name: value} for all six. Returns OUT/NAME. ValueError for a wrong name, profile,
+    parameter or setting, before anything runs; SystemExit if there are no notebooks, if one lacks
+    a parameter, or at the first cell that fails."""
     import papermill
-    folder = Path(out).resolve() / (name or datetime.datetime.now().strftime('%Y%m%d-%H%M'))
-    folder.mkdir(parents=True, exist_ok=True)
+    name = name or datetime.datetime.now().strftime('%Y%m%d-%H%M')
+    folder = Path(out).resolve() / name
+    if Path(name).name != name:
+        raise ValueError(f'the name of a run is the name of a folder, not {name!r}')
     chosen = {'profile': profile, 'run_dir': str(folder / 'model'), **(parameters or {})}
+    known = ('profile', 'seed', 'device', 'data_dir', *SETTINGS)
+    begin(**{key: value for key, value in chosen.items() if key in known})  # refuses what is wrong
     paths = sorted(Path(notebooks).glob('0*.ipynb'))
     if not paths:
         raise SystemExit(f'no notebooks in {notebooks}: run this in a clone of the repository, '
@@ -134,6 +141,7 @@ def walkthrough(name=None, profile='small', notebooks=REPOSITORY_NOTEBOOKS, out=
         if strange := [parameter for parameter in chosen if parameter not in known]:
             raise SystemExit(f'{path.name} has no parameter {", ".join(strange)}; '
                              f'it has {", ".join(known)}')
+    folder.mkdir(parents=True, exist_ok=True)
     begun = time.time()
     for i, path in enumerate(paths):
         print(f'[{i + 1}/{len(paths)}] {path.stem} …', end=' ', flush=True)

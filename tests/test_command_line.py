@@ -136,6 +136,38 @@ def test_the_exit_status_is_the_commands(line, where, returned, status, monkeypa
     assert main(shlex.split(line)) == status
 
 
+# ---- where to write is looked at first
+
+WRITES = {
+    'train --run-dir {}': True, 'evaluate runs/mine --out {}': False, 'evaluate runs/mine --similarity {}': False,
+    'export runs/mine --out {}': False, 'curves runs/mine --out {}': False, 'check --missing {}': False, 'index a --out {}': True,
+    'search g text --html {}': False, 'sweep s.yaml --out {}': True, 'sweep s.yaml --results {}': False, 'pretrain --out {}': False,
+    'walkthrough --out {}': True, 'bench scoring --out {}': False, 'bench gpu --out {}': False, 'bench heads --out {}': False,
+    'bench search --dir {}': True}
+
+
+@pytest.mark.parametrize('line', WRITES)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_done(line, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder').mkdir()
+    flag = line.split()[-2]
+    wrong = {"''": f'{flag} is empty', 'file/below': f'{flag} file/below cannot be written (Not a directory)',
+             **({'file': f'{flag} file is a file'} if WRITES[line] else {'folder': f'{flag} folder is a folder'})}
+    for place, said in wrong.items():
+        assert main(shlex.split(line.format(place))) == 1
+        shown = capsys.readouterr().err
+        assert said in shown and shown.count('\n') == 1
+    assert sorted(tmp_path.iterdir()) == [tmp_path / 'file', tmp_path / 'folder']
+
+
+def test_a_wrong_recipe_or_setting_is_told_before_torch_is_loaded():
+    code = ('import sys\nfrom glscl.__main__ import main\nmain({!r})\nsys.exit("torch" in sys.modules)')
+    for line in ('train --recipe nix', 'check --set nix=3', 'evaluate x --out /', 'walkthrough --out README.md/x'):
+        process = subprocess.run([sys.executable, '-c', code.format(line.split())], capture_output=True)
+        assert process.returncode == 0 and process.stderr.count(b'\n') == 1, process.stderr
+
+
 # ---- mistakes
 
 @pytest.mark.parametrize('line, shown', [

@@ -30,6 +30,8 @@ def data(videos=None, seconds=(10.0, 20.0, 40.0), copies=1, frames=12, size=224,
     videos, in turn. copies: how often each is read. frames of size x size pixels are taken of each.
     workers: processes that read ahead (default: one a core)."""
     sources = sorted(p for p in Path(videos).iterdir() if p.is_file()) if videos else range(3)
+    if not sources:
+        raise ValueError(f'{videos}: no file in it to make the mix of')
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         paths, lengths = [], itertools.cycle(seconds)
         for source, (codec, fps, side, suffix, options) in itertools.product(sources, MIX.values()):
