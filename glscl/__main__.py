@@ -402,8 +402,11 @@ def run(argv):
 def main(argv=None):
     """The entry point; returns the exit status, 1 where the user has to change something."""
     argv = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors='backslashreplace')  # for names that the terminal cannot show
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:  # closed by whoever began this, as `>&-` does
+            setattr(sys, name, open(os.devnull, 'w'))
+        else:  # for names that the terminal cannot show
+            getattr(sys, name).reconfigure(errors='backslashreplace')
     if argv == ['--version']:
         print(f'glscl {__version__}')
         return 0

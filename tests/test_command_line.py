@@ -161,6 +161,13 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_done(line,
     assert sorted(tmp_path.iterdir()) == [tmp_path / 'file', tmp_path / 'folder']
 
 
+@pytest.mark.skipif(os.name == 'nt', reason='a shell of POSIX')
+@pytest.mark.parametrize('closed, status', [('>&-', 0), ('2>&-', 0), ('>&- 2>&-', 0), ('</dev/null <&-', 0)])
+def test_closed_streams_stop_nothing(closed, status):
+    done = subprocess.run(f'{shlex.quote(sys.executable)} -m glscl --version {closed}', shell=True, capture_output=True, text=True)
+    assert done.returncode == status and done.stderr == ''
+
+
 def test_a_wrong_recipe_or_setting_is_told_before_torch_is_loaded():
     code = ('import sys\nfrom glscl.__main__ import main\nmain({!r})\nsys.exit("torch" in sys.modules)')
     for line in ('train --recipe nix', 'check --set nix=3', 'evaluate x --out /', 'walkthrough --out README.md/x'):
