@@ -1,6 +1,7 @@
 """The command line, `glscl COMMAND …` or `python -m glscl COMMAND …`: each command hands its
 arguments to one function of the package, imported only then, since help needs no torch."""
 import os
+import re
 import sys
 from typing import Annotated, Literal
 
@@ -387,6 +388,13 @@ def parse_value(name, text):
         raise ValueError(f'{name}: {text!r} cannot be read as a value; put it in quotes') from None
 
 
+def at_home(word):
+    """An argument with `~` as the shell would have it, which leaves `--out=~/g` and
+    `clip_pretrained=~/w.pt` alone."""
+    return re.sub(r'^(-*[\w-]+=)?~(?=[/\\])',
+                  lambda found: (found[1] or '') + os.path.expanduser('~'), word)
+
+
 def run(argv):
     """Call what `argv` names; returns its exit status. SystemExit after help or a mistake."""
     try:
@@ -401,7 +409,7 @@ def run(argv):
 
 def main(argv=None):
     """The entry point; returns the exit status, 1 where the user has to change something."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = [at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     for name in ('stdout', 'stderr'):
         if getattr(sys, name) is None:  # closed by whoever began this, as `>&-` does
             setattr(sys, name, open(os.devnull, 'w'))

@@ -10,16 +10,21 @@ import dataclasses
 import datetime
 import html
 import json
+import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
 
 from . import heads
 from .checkpoints import load_model
+from .clip_models import ClipModel
 from .config import SETTINGS, Config, cache_dir, load_config
+from .data.pairs import Pairs
 from .datasets.splits import load_split
 from .runtime.devices import machine, pick_device
 from .runtime.files import atomic_write
@@ -47,11 +52,11 @@ class Lesson:
     data_dir: Path
     run_dir: Path
 
-    def load(self, split, captions='one'):
+    def load(self, split: str, captions: str = 'one') -> Pairs:
         """Pairs of a split (`shapes` is rendered on first use)."""
         return load_split(self.config, split, self.data_dir, captions, self.videos)
 
-    def model(self):
+    def model(self) -> ClipModel:
         """The model, of any head, that 04_training left in run_dir; without one, for `shapes`, the
         shipped GLSCL.
 
@@ -65,7 +70,7 @@ class Lesson:
                 f'`glscl train` under the same recipe, and name its folder as run_dir')
         return load_model(device=self.device)
 
-    def at_home(self):
+    def at_home(self) -> 'Lesson':
         """This lesson if it is about `shapes`, else one about it, with the shipped model.
 
         For what needs to know every fact about every video."""
@@ -73,7 +78,7 @@ class Lesson:
             return self
         return begin(self.profile, self.seed, self.device)
 
-    def report(self):
+    def report(self) -> None:
         """Print a few lines about the machine and where the model comes from."""
         facts, model = machine(), 'none trained yet'
         if (self.run_dir / 'best.safetensors').exists():
@@ -85,14 +90,16 @@ class Lesson:
         print(f'data {self.config.dataset}; seed {self.seed}; model: {model}')
 
 
-def given(names):
+def given(names: dict[str, Any]) -> dict[str, Any]:
     """The settings among a notebook's variables, set by its parameters cell or by papermill.
 
     names: globals() of the notebook. Returns {field of `Config`: value}."""
     return {f.name: names[f.name] for f in dataclasses.fields(Config) if f.name in names}
 
 
-def begin(profile='small', seed=0, device='auto', data_dir='', run_dir='', **settings):
+def begin(profile: str = 'small', seed: int = 0, device: str | torch.device = 'auto',
+          data_dir: str | os.PathLike = '', run_dir: str | os.PathLike = '',
+          **settings: Any) -> Lesson:
     """Turn a notebook's parameters into a Lesson; `settings` override the profile's.
 
     Empty folders mean the user's cache. A data set other than `shapes` starts from the paper's
@@ -116,8 +123,9 @@ def begin(profile='small', seed=0, device='auto', data_dir='', run_dir='', **set
     return Lesson(config, profile, chosen['videos'], seed, pick_device(device), data_dir, run_dir)
 
 
-def walkthrough(name=None, profile='small', notebooks=REPOSITORY_NOTEBOOKS, out='runs',
-                parameters=None):
+def walkthrough(name: str | None = None, profile: str = 'small',
+                notebooks: str | os.PathLike = REPOSITORY_NOTEBOOKS,
+                out: str | os.PathLike = 'runs', parameters: dict[str, Any] | None = None) -> Path:
     """Run the six notebooks in order; results and one HTML page land in OUT/NAME.
 
     name: of the run (by default the time); profile: one of PROFILES; notebooks: their folder;
@@ -190,7 +198,7 @@ DARK = '''
 '''
 
 
-def bind(folder):
+def bind(folder: Path) -> Path:
     """Bind a folder's notebooks into index.html, one page that needs no network; returns its path.
 
     Ahead of them stand the results of the run, which are also written as results.csv."""

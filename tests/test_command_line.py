@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from glscl import __version__
-from glscl.__main__ import COMMANDS, main
+from glscl.__main__ import COMMANDS, at_home, main
 
 BENCHES = ('scoring', 'gpu', 'heads', 'costs', 'data', 'search')
 
@@ -161,6 +161,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_done(line,
     assert sorted(tmp_path.iterdir()) == [tmp_path / 'file', tmp_path / 'folder']
 
 
+def test_the_home_folder_is_meant_wherever_a_tilde_stands(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    monkeypatch.setenv('USERPROFILE', '/home/me')
+    for word, meant in {'--out=~/g': '--out=/home/me/g', '~/films': '/home/me/films', 'clip_pretrained=~/w.pt': 'clip_pretrained=/home/me/w.pt',
+                        'a ~/b': 'a ~/b', '~': '~', '~cat': '~cat', 'a=b=~/c': 'a=b=~/c'}.items():
+        assert at_home(word) == meant
+
+
 @pytest.mark.skipif(os.name == 'nt', reason='a shell of POSIX')
 @pytest.mark.parametrize('closed, status', [('>&-', 0), ('2>&-', 0), ('>&- 2>&-', 0), ('</dev/null <&-', 0)])
 def test_closed_streams_stop_nothing(closed, status):
@@ -206,7 +214,7 @@ def test_what_is_unknown_or_missing_is_named_with_what_there_is(line, shown, cap
     ('check --recipe nowhere.yaml', 'nowhere.yaml: no such'),
     ('index --out g', 'glscl index: name the videos'),
     ('search g', 'glscl search: say what the video shows'),
-    ('bench data --videos nowhere', "No such file or directory: 'nowhere'")])
+    ('bench data --videos nowhere', "nowhere: No such file or directory")])
 def test_what_the_user_has_to_change_is_one_line(line, said, capsys):
     assert main(shlex.split(line)) == 1
     captured = capsys.readouterr()

@@ -1,6 +1,9 @@
 """One run from a recipe to result.json, and the evaluation of a saved one."""
+import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +11,9 @@ from safetensors.torch import save_file
 
 from .. import heads
 from ..checkpoints import checkpoint_file, read_run_state, save_result, writing
-from ..config import load_config
+from ..clip_models import ClipModel
+from ..config import Config, load_config
+from ..data.pairs import Pairs
 from ..datasets.readers.files import EmptySplit
 from ..datasets.splits import bank_captions, load_shapes, load_split
 from ..evaluation import encode, evaluate, measure
@@ -22,9 +27,12 @@ from ..score import encode_captions
 from ..training import Trainer
 from .rescore import rescore, save_similarity
 
+Folder = str | os.PathLike
 
-def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device='auto',
-          settings=None):
+
+def train(recipe: str | os.PathLike = 'shapes', run_dir: str | os.PathLike = 'runs/default',
+          data_dir: Folder | None = None, seed: int = 0, device: str = 'auto',
+          settings: dict[str, Any] | None = None) -> None:
     """Train a recipe on its data set, evaluate on the test split, write run_dir/result.json.
 
     recipe: a name, or a YAML file; settings {name: value} override it. Goes on where run_dir was
@@ -65,7 +73,8 @@ def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device
         print_metrics(metrics, pairs[measured])
 
 
-def load_splits(config, data_dir=None):
+def load_splits(config: Config,
+                data_dir: Folder | None = None) -> tuple[dict[str, Pairs], dict[str, dict]]:
     """What a run needs: {split: Pairs} of train, the one that picks the checkpoint and test, and
     {split: its counts} of a test split of which nothing is there, under select_on="held_out"."""
     pairs = {split: load_split(config, split, data_dir, log=say)
@@ -80,12 +89,12 @@ def load_splits(config, data_dir=None):
         return pairs, {'test': lost}
 
 
-def say(line):
+def say(line: str) -> None:
     """print one line, in the first process only; what comes from files in it steers no terminal."""
     distributed.say(shown(line))
 
 
-def check_run_dir(run_dir, config, seed):
+def check_run_dir(run_dir: Folder, config: Config, seed: int) -> None:
     """Refuse, before anything long begins, a folder that cannot be written to (OSError), or that
     holds a run with other settings (ValueError)."""
     run_dir = Path(run_dir)
@@ -96,7 +105,7 @@ def check_run_dir(run_dir, config, seed):
         read_run_state(run_dir / 'last.pt', config, seed=seed)
 
 
-def by_kind(model, config, data_dir):
+def by_kind(model: ClipModel, config: Config, data_dir: Folder | None) -> dict:
     """The metrics of each kind of caption, on `shapes`: {'by_kind': {kind: metrics}}, else {}."""
     if config.dataset != 'shapes':
         return {}
@@ -104,8 +113,9 @@ def by_kind(model, config, data_dir):
                          for kind in ('scene', 'order')})
 
 
-def evaluate_run(run, data_dir=None, split='test', device='auto', out=None, rescored=False,
-                 similarity=None):
+def evaluate_run(run: Folder, data_dir: Folder | None = None, split: str = 'test',
+                 device: str = 'auto', out: Folder | None = None, rescored: bool = False,
+                 similarity: Folder | None = None) -> dict:
     """Evaluate a saved checkpoint on a split of its data set, and print the metrics.
 
     run: a run's folder or a .safetensors file. rescored: also with QB-Norm (its bank is the first
@@ -134,7 +144,8 @@ def evaluate_run(run, data_dir=None, split='test', device='auto', out=None, resc
     return metrics
 
 
-def export_features(run, out, data_dir=None, split='test', device='auto'):
+def export_features(run: Folder, out: Folder, data_dir: Folder | None = None, split: str = 'test',
+                    device: str = 'auto') -> None:
     """Everything that a model encodes of a split into one file, .npz or .safetensors.
 
     The arrays are those of its Texts and Videos, named text_… and video_… (`text_sentence` [T, D],
@@ -165,7 +176,7 @@ def _numpy(x):
     return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bfloat16
 
 
-def draw_curves(run_dirs, out):
+def draw_curves(run_dirs: Sequence[Folder], out: Folder) -> None:
     """Draw the learning curves of runs, from the history.json of each, into a picture.
 
     FileNotFoundError for a folder without one; ValueError for one that is none."""
@@ -192,7 +203,7 @@ def draw_curves(run_dirs, out):
     print(f'wrote {out}')
 
 
-def print_metrics(metrics, pairs=None):
+def print_metrics(metrics: dict, pairs: Pairs | None = None) -> None:
     """A line a direction; and one before them where videos of the split are missing."""
     if pairs is not None and pairs.counts['used'] < pairs.counts['listed']:
         told = '{used:,} of the {listed:,} videos of this split ({missing:,} not there, ' \

@@ -3,7 +3,7 @@ import tempfile
 from pathlib import Path
 
 
-def writable_folders(**paths):
+def writable_folders(**paths: str | None) -> None:
     """OSError or ValueError, by the name of its flag, for a folder that cannot be written to, or
     not be made there; None is left to others. Nothing is left behind."""
     for flag, path in _named(paths):
@@ -12,7 +12,7 @@ def writable_folders(**paths):
         _try(flag, path, path)
 
 
-def writable_files(**paths):
+def writable_files(**paths: str | None) -> None:
     """The same of files: their folder is looked at."""
     for flag, path in _named(paths):
         if path.is_dir():

@@ -1,6 +1,7 @@
 """The annotation files of the five benchmarks, and your own, each read into the same table."""
 import os
 import warnings
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -11,7 +12,8 @@ from .own import own
 COLUMNS = ['video_id', 'path', 'caption', 'start', 'end']
 
 
-def load_table(dataset, split, data_dir, select_on='val', require_videos=True):
+def load_table(dataset: str, split: str, data_dir: str | os.PathLike | None, select_on: str = 'val',
+               require_videos: bool = True) -> pd.DataFrame:
     """One row a caption: video_id, path, caption, start, end (seconds, or None), as released.
 
     split: "train", "val", "test", or "bank" (the first caption of each training video, for
@@ -36,7 +38,8 @@ def load_table(dataset, split, data_dir, select_on='val', require_videos=True):
     read = own if dataset == 'own' else getattr(benchmarks, dataset)
     wanted, whole = ('train', 'test') if held_out else (split, select_on)
     rows = pd.DataFrame(read(data_dir, 'train' if wanted == 'bank' else wanted, whole))
-    if dataset != 'own' or os.path.isfile(os.path.expanduser(data_dir)):  # a folder has no captions
+    a_folder = dataset == 'own' and not os.path.isfile(os.path.expanduser(data_dir or ''))
+    if not a_folder:  # which has no captions
         empty = rows[rows['caption'].map(str.strip).eq('')]
         if len(empty):
             first = empty['where'].iloc[0]
@@ -63,7 +66,8 @@ def load_table(dataset, split, data_dir, select_on='val', require_videos=True):
     return rows
 
 
-def find_videos(dataset, video_ids, data_dir):
+def find_videos(dataset: str, video_ids: Iterable[str],
+                data_dir: str | os.PathLike | None) -> list[str | None]:
     """The path of each video, or None: in any folder below data_dir, with any of VIDEOS.
 
     ActivityNet: v_ID.mp4 (GLSCL) or ID.mp4 (CLIP4Clip). DiDeMo, for the id X.mov: X.mov
