@@ -292,6 +292,8 @@ def heads(heads: tuple[str, ...] = (), videos: tuple[int, ...] = (),
         seconds: For a query, all its repeats; a quarter of it for the pairs.
     """
     at_least_one(videos=videos, repeats=repeats, threads=threads)
+    if not seconds > 0 or (memory_gb is not None and not memory_gb > 0):
+        raise ValueError('--seconds and --memory-gb are above 0')
     writable_files(out=out)
     from .bench.heads import heads as measure
     measure(out=out, memory_gb=memory_gb, seconds=seconds, repeats=repeats, threads=threads,
@@ -430,6 +432,12 @@ def main(argv=None):
         return 130
     except MemoryError:
         print(f'{command}: out of memory: make the batch smaller', file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if 'home directory' not in str(error):
+            raise
+        print(f'{command}: this user has no home folder: set GLSCL_CACHE, or HOME, to a folder',
+              file=sys.stderr)
         return 1
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         text = str(error)

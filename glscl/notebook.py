@@ -48,7 +48,7 @@ class Lesson:
     profile: str
     videos: dict | None
     seed: int
-    device: object
+    device: torch.device
     data_dir: Path
     run_dir: Path
 
@@ -135,7 +135,7 @@ def walkthrough(name: str | None = None, profile: str = 'small',
     import papermill
     name = name or datetime.datetime.now().strftime('%Y%m%d-%H%M')
     folder = Path(out).resolve() / name
-    if Path(name).name != name:
+    if Path(name).name != name or name == '..':
         raise ValueError(f'the name of a run is the name of a folder, not {name!r}')
     chosen = {'profile': profile, 'run_dir': str(folder / 'model'), **(parameters or {})}
     known = ('profile', 'seed', 'device', 'data_dir', *SETTINGS)

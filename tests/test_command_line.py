@@ -169,6 +169,16 @@ def test_the_home_folder_is_meant_wherever_a_tilde_stands(monkeypatch):
         assert at_home(word) == meant
 
 
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch, capsys):
+    def none():
+        raise RuntimeError('Could not determine home directory.')
+    monkeypatch.delenv('GLSCL_CACHE', raising=False)
+    monkeypatch.setattr('pathlib.Path.home', none)
+    assert main(['check']) == 1
+    shown = capsys.readouterr().err
+    assert 'set GLSCL_CACHE, or HOME' in shown and shown.count('\n') == 1
+
+
 @pytest.mark.skipif(os.name == 'nt', reason='a shell of POSIX')
 @pytest.mark.parametrize('closed, status', [('>&-', 0), ('2>&-', 0), ('>&- 2>&-', 0), ('</dev/null <&-', 0)])
 def test_closed_streams_stop_nothing(closed, status):
@@ -214,7 +224,10 @@ def test_what_is_unknown_or_missing_is_named_with_what_there_is(line, shown, cap
     ('check --recipe nowhere.yaml', 'nowhere.yaml: no such'),
     ('index --out g', 'glscl index: name the videos'),
     ('search g', 'glscl search: say what the video shows'),
-    ('bench data --videos nowhere', "nowhere: No such file or directory")])
+    ('bench data --videos nowhere', "nowhere: No such file or directory"),
+    ('bench heads --memory-gb 0', 'above 0'), ('bench heads --seconds -1', 'above 0'), ('bench search --videos', 'name the sizes'),
+    ('walkthrough --name ..', "not '..'"), ('walkthrough --profile foo', "unknown profile 'foo'"),
+    ('pretrain --frames 20', '--frames must be 2000 or more'), ('sweep nowhere.yaml', 'nowhere.yaml: No such file')])
 def test_what_the_user_has_to_change_is_one_line(line, said, capsys):
     assert main(shlex.split(line)) == 1
     captured = capsys.readouterr()

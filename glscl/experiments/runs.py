@@ -45,6 +45,8 @@ def train(recipe: str | os.PathLike = 'shapes', run_dir: str | os.PathLike = 'ru
         seed_everything(seed)
         model = heads.build(config).to(device)
         model.check_lengths()
+        if config.batch_size < 2:
+            raise ValueError('a batch of 1 caption has nothing to contrast: raise batch_size')
         check_run_dir(run_dir, config, seed)
         with distributed.first_here():
             pairs, absent = load_splits(config, data_dir)

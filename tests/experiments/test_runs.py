@@ -215,6 +215,7 @@ def test_a_run_on_training_videos_alone_holds_some_out_and_says_so(recipe, tmp_p
 @pytest.mark.parametrize('words, said', [
     (['--set', 'head=X-Pol'], "unknown head 'X-Pol'"),
     (['--set', 'clip=ViT-Z-9'], 'ViT-Z-9'),
+    (['--set', 'batch_size=1'], 'nothing to contrast'),
     (['--set', 'max_frames=100'], 'the temporal transformer has 48 positions'),
     (['--set', 'max_words=100'], 'the text tower of this CLIP has 48 positions'),
     (['--set', 'clip=ViT-B-32', 'clip_pretrained=nowhere.pt'], 'nowhere.pt'),
