@@ -1,6 +1,7 @@
 """The command line, `glscl COMMAND …` or `python -m glscl COMMAND …`: each command hands its
 arguments to one function of the package, imported only then, since help needs no torch."""
 import os
+import re
 import sys
 from typing import Annotated, Literal
 
@@ -10,7 +11,8 @@ from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 from . import __version__
-from .runtime.terminal import shown
+from .runtime.places import writable_files, writable_folders
+from .runtime.terminal import shown, warnings_as_lines
 
 app = SubcommandApp()
 bench = SubcommandApp()
@@ -40,6 +42,9 @@ def train(recipe: Recipe = 'shapes', run_dir: str = 'runs/default', data_dir: Da
         run_dir: Where checkpoints and results lie; a run that lies there goes on.
     """
     settings = parse_settings(settings)
+    writable_folders(run_dir=run_dir)
+    from .config import load_config
+    load_config(recipe, **settings)  # its mistakes are told before torch is loaded
     from .experiments import runs
     runs.train(recipe, run_dir, data_dir, seed, device, settings)
 
@@ -58,6 +63,7 @@ def evaluate(run: Positional[str], /, data_dir: DataDir = None, split: Split = '
         out: Write the measures to this JSON file too.
         similarity: Write the similarity matrix to this .npz file too, for `glscl rescore`.
     """
+    writable_files(out=out, similarity=similarity)
     from .experiments import runs
     runs.evaluate_run(run, data_dir, split, device, out, rescored, similarity)
 
@@ -73,6 +79,7 @@ def export(run: Positional[str], /, out: str, data_dir: DataDir = None, split: S
         run: A run's folder, or a checkpoint.
         out: A file that ends in .npz or .safetensors; ids and captions go beside it, as .csv.
     """
+    writable_files(out=out)
     from .experiments import runs
     runs.export_features(run, out, data_dir, split, device)
 
@@ -87,6 +94,7 @@ def curves(run_dirs: Positional[tuple[str, ...]], /, out: str = 'curves.png'):
         run_dirs: Folders of runs; several are drawn side by side.
         out: The picture: .png, .svg or .pdf.
     """
+    writable_files(out=out)
     from .experiments import runs
     runs.draw_curves(run_dirs, out)
 
@@ -103,9 +111,10 @@ def check(recipe: Recipe = 'shapes', data_dir: DataDir = None, decode: bool = Fa
         missing: Write the ids of all missing videos to this file, one a line, for a downloader.
     """
     settings = parse_settings(settings)
+    writable_files(missing=missing)
     from .config import load_config
-    from .experiments import doctor
     config = load_config(recipe, **settings)
+    from .experiments import doctor
     return int(bool(doctor.check(config, data_dir, decode, missing=missing)))
 
 
@@ -132,6 +141,7 @@ def index(videos: Positional[tuple[str, ...]], /, out: str, model: Model = None,
     """
     if not videos:
         raise ValueError('name the videos: folders, files, or tables of paths')
+    writable_folders(out=out)
     from .search.index import index_command
     return index_command(videos, out, model, device, batch, workers, shortlist, sync, yes, clip,
                          pretrained, share)
@@ -156,6 +166,7 @@ def search(gallery: Positional[str], query: Positional[tuple[str, ...]], /,
     """
     if not query:
         raise ValueError('say what the video shows, in quotes')
+    writable_files(html=html)
     from .search.gallery import search_command
     return search_command(gallery, query, k, shortlist, json, html, model, device)
 
@@ -192,6 +203,8 @@ def sweep(file: Positional[str], /, out: str | None = None, jobs: int = 2,
         results: One JSON file of all finished runs.
     """
     at_least_one(jobs=jobs)
+    writable_folders(out=out)
+    writable_files(results=results)
     from .experiments.sweep import sweep
     return sweep(file, out, jobs, results)
 
@@ -224,9 +237,12 @@ def pretrain(out: str = 'runs/pretrain/clip_small.safetensors', steps: int = 300
         stop: End at this step of the schedule of all steps.
         batch: Frames a step, each with its caption; `frames` are drawn in all.
     """
-    at_least_one(steps=steps, stop=stop, frames=frames)
+    at_least_one(steps=steps, stop=stop)
+    writable_files(out=out)
     if batch < 2 or not 0 < lr < 10:
         raise ValueError(f'--batch must be 2 or more and --lr between 0 and 10, not {batch}, {lr}')
+    if frames < 2000:
+        raise ValueError(f'--frames must be 2000 or more, as 1000 are held out, not {frames}')
     from .experiments.pretrain import pretrain
     pretrain(out, steps, stop, batch, frames, lr, seed)
 
@@ -244,6 +260,7 @@ def walkthrough(name: str | None = None, profile: str = 'small', notebooks: str 
         out: Where the runs lie.
     """
     parameters = {key: parse_value(key, text) for key, text in parameters}
+    writable_folders(out=out)
     from .notebook import walkthrough
     walkthrough(name, profile, out=out, parameters=parameters, **given(notebooks=notebooks))
 
@@ -258,6 +275,7 @@ def scoring(threads: int = 2, repeats: int = 30, out: str = 'runs/bench/scoring.
         out: The JSON file for the numbers.
     """
     at_least_one(threads=threads, repeats=repeats)
+    writable_files(out=out)
     from .bench.scoring import scoring
     scoring(out=out, repeats=repeats, threads=threads)
 
@@ -272,6 +290,8 @@ def gpu(out: str = 'runs/bench/gpu.json', repeats: int = 20):
         out: The JSON file for the numbers.
         repeats: Rounds of what takes milliseconds.
     """
+    at_least_one(repeats=repeats)
+    writable_files(out=out)
     from .bench.gpu import gpu
     gpu(out, repeats)
 
@@ -292,6 +312,9 @@ def heads(heads: tuple[str, ...] = (), videos: tuple[int, ...] = (),
         seconds: For a query, all its repeats; a quarter of it for the pairs.
     """
     at_least_one(videos=videos, repeats=repeats, threads=threads)
+    if not seconds > 0 or (memory_gb is not None and not memory_gb > 0):
+        raise ValueError('--seconds and --memory-gb are above 0')
+    writable_files(out=out)
     from .bench.heads import heads as measure
     measure(out=out, memory_gb=memory_gb, seconds=seconds, repeats=repeats, threads=threads,
             **given(heads=heads, videos=videos))
@@ -344,6 +367,9 @@ def bench_search(videos: tuple[int, ...] = (1000, 10_000), shortlist: bool = Fal
         threads: torch's and faiss's; one a core if not given.
     """
     at_least_one(videos=videos, threads=threads)
+    if not videos:
+        raise ValueError('--videos: name the sizes of the galleries, as in --videos 1000 10000')
+    writable_folders(dir=dir)
     from .bench.search import search
     search(videos, shortlist, dir, threads)
 
@@ -388,6 +414,13 @@ def parse_value(name, text):
         raise ValueError(f'{name}: {text!r} cannot be read as a value; put it in quotes') from None
 
 
+def at_home(word):
+    """An argument with `~` as the shell would have it, which leaves `--out=~/g` and
+    `clip_pretrained=~/w.pt` alone."""
+    return re.sub(r'^(-*[\w-]+=)?~(?=[/\\])',
+                  lambda found: (found[1] or '') + os.path.expanduser('~'), word)
+
+
 def run(argv):
     """Call what `argv` names; returns its exit status. SystemExit after help or a mistake."""
     try:
@@ -402,15 +435,19 @@ def run(argv):
 
 def main(argv=None):
     """The entry point; returns the exit status, 1 where the user has to change something."""
-    argv = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors='backslashreplace')  # for names that the terminal cannot show
+    argv = [at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:  # closed by whoever began this, as `>&-` does
+            setattr(sys, name, open(os.devnull, 'w'))
+        else:  # for names that the terminal cannot show
+            getattr(sys, name).reconfigure(errors='backslashreplace')
     if argv == ['--version']:
         print(f'glscl {__version__}')
         return 0
     command = ' '.join(['glscl', *argv[:2 if argv[:1] == ['bench'] else 1]])
     try:
-        return run(argv or ['--help'])
+        with warnings_as_lines():
+            return run(argv or ['--help'])
     except BrokenPipeError:  # whoever read the output has enough, as in `glscl … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -420,8 +457,17 @@ def main(argv=None):
     except MemoryError:
         print(f'{command}: out of memory: make the batch smaller', file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if 'home directory' not in str(error):
+            raise
+        print(f'{command}: this user has no home folder: set GLSCL_CACHE, or HOME, to a folder',
+              file=sys.stderr)
+        return 1
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f'{command}: {shown(" ".join(str(error).splitlines()))}', file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:  # the system's own
+            text = f'{error.filename}: {error.strerror}'
+        print(f'{command}: {shown(" ".join(text.splitlines()))}', file=sys.stderr)
         return 1
 
 

@@ -1,13 +1,16 @@
 """What a run leaves behind: weights with their configuration, results with their provenance."""
 import dataclasses
 import json
+import os
+from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from .clip_models import build_clip, clip_sizes, small_clip_of, token_ids_of
+from .clip_models import ClipModel, build_clip, clip_sizes, small_clip_of, token_ids_of
 from .config import SETTINGS, Config, data_path
 from .model import GLSCL
 from .runtime.devices import machine
@@ -27,7 +30,7 @@ ANEW = 'Delete it to begin anew, or name a new run_dir.'
 ANOTHER = 'Copy it again, or name another checkpoint.'
 
 
-def save_model(model, path, half=False):
+def save_model(model: ClipModel, path: str | os.PathLike, half: bool = False) -> None:
     """Weights and configuration in one .safetensors file (`half`: as float16, half the size).
 
     OSError where it cannot be written."""
@@ -45,7 +48,8 @@ def save_model(model, path, half=False):
         write_tensors(half_written, state, meta)
 
 
-def load_model(path=None, config=None, device='cpu'):
+def load_model(path: str | os.PathLike | None = None, config: Config | None = None,
+               device: str | torch.device = 'cpu') -> GLSCL:
     """The GLSCL of a checkpoint, in evaluation mode.
 
     path: a .safetensors file, a run's folder, or None for the shipped one. With `config` the
@@ -82,7 +86,7 @@ def read_checkpoint(path=None, config=None):
     return saved, build_clip(saved.clip, quick_gelu), state
 
 
-def checkpoint_file(path=None):
+def checkpoint_file(path: str | os.PathLike | None = None) -> Path:
     """The .safetensors file that is meant: a file, a run's folder, or None for the shipped one."""
     path = Path(path) if path else data_path('glscl_small.safetensors')
     if path.is_dir():
@@ -173,8 +177,12 @@ def one_writer(run_dir):
     return one_writer(run_dir)
 
 
-def save_result(path, **result):
-    """One JSON a run: what was measured, with the machine, versions, commit and date."""
+def save_result(path: str | os.PathLike, pairs: Mapping | None = None, **result: Any) -> None:
+    """One JSON a run: what was measured, with the machine, versions, commit and date.
+
+    pairs: {split: Pairs} of what it was trained and measured on; their videos are counted."""
+    if pairs:
+        result['videos'] = {**result.get('videos', {}), **{k: p.counts for k, p in pairs.items()}}
     with writing(path) as half_written:
         text = json.dumps({**result, **machine()}, indent=1) + '\n'
         half_written.write_text(text, encoding='utf-8')

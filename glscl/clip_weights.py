@@ -1,5 +1,6 @@
 """CLIP's weights: where they are found, how they are read, which activation they need."""
 import difflib
+import os
 import warnings
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from .runtime.torch_files import read_torch
 NOT_WEIGHTS = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
 
 
-def architecture(name):
+def architecture(name: str) -> dict:
     """open_clip's settings of a CLIP of OpenAI's kind: a plain ViT, a text tower on its tokens.
 
     `ViT-B/32` and `ViT-B-32` are one name. Any other kind raises ValueError."""
@@ -36,7 +37,7 @@ def architecture(name):
     return cfg
 
 
-def load_weights(name, pretrained):
+def load_weights(name: str, pretrained: str | os.PathLike) -> tuple[dict[str, torch.Tensor], bool]:
     """(weights by name, whether they need QuickGELU) for open_clip's tag or a local file.
 
     No weight tells which activation it was trained with. A tag knows. A file follows the name of
@@ -65,7 +66,7 @@ def load_weights(name, pretrained):
     return state, False
 
 
-def find_weights(name, pretrained):
+def find_weights(name: str, pretrained: str | os.PathLike) -> str | os.PathLike | None:
     """The file of a tag (in ~/.cache/clip, as OpenAI's package keeps it, or in Hugging Face's
     cache), or a local file, if this machine has it, else None; asks no network."""
     tag = get_pretrained_cfg(name.replace('/', '-'), str(pretrained))
@@ -99,7 +100,7 @@ def _download(name, pretrained, tag):
             f'clip="small" needs nothing but this package.') from None
 
 
-def read_weights(path):
+def read_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], bool]:
     """(weights by name, whether the file has OpenAI's marks) of a file that `read_torch` reads.
 
     The weights lie bare in it, or under `state_dict` as open_clip's training leaves them. Whatever

@@ -22,7 +22,7 @@ class Config:
     #                              "seconds" for DiDeMo and ActivityNet
     reader: str = 'auto'         # "pyav", "decord"; auto is PyAV, which is right on more files
     cache_frames: bool = True    # keep decoded frames on disk; False: decode at every use
-    select_on: str = 'val'       # the split that picks the best checkpoint; "test" as released
+    select_on: str = 'val'       # picks the checkpoint; "test" as released, or "held_out" of train
     # encoders
     clip: str = 'ViT-B-32'       # open_clip's name, or "small": the shipped one
     clip_pretrained: str | None = 'openai'  # open_clip's tag or a local file; None: random
@@ -101,10 +101,10 @@ class Config:
 SETTINGS = [field.name for field in dataclasses.fields(Config)]
 
 CHOICES = dict(
-    sampling=('stride', 'seconds'), reader=('auto', 'pyav', 'decord'), select_on=('val', 'test'),
-    temporal=('transformer', 'none', 'lstm'), pooling=('text', 'mean'),
-    local_form=('decoder', 'fresh', 'cross', 'slots'), diversity_sides=('both', 'visual'),
-    optimizer=('adamw', 'bert_adam'))
+    sampling=('stride', 'seconds'), reader=('auto', 'pyav', 'decord'),
+    select_on=('val', 'test', 'held_out'), temporal=('transformer', 'none', 'lstm'),
+    pooling=('text', 'mean'), local_form=('decoder', 'fresh', 'cross', 'slots'),
+    diversity_sides=('both', 'visual'), optimizer=('adamw', 'bert_adam'))
 
 # The least and the greatest value of each number: generous, and far below what exhausts memory.
 RANGES = dict(

@@ -1,6 +1,5 @@
-"""The paper's two interaction modules: global (functions, it has no parameters) and local
-(learnable queries). Each equation as printed, then in the form that is fast; tests hold the two
-together. Worked out by hand in notebooks/02_model, sections 3 and 4."""
+"""The paper's two interaction modules: global (it has no parameters) and local (learnable queries),
+as printed, then in the fast form; tests hold the two together. By hand in notebooks/02_model."""
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -38,7 +37,9 @@ def global_similarity_printed(sentence, frames, mask, temperature=3.0, chunk=50)
 
 # The global module, exact and cheap
 
-def global_similarity(sentence, frames, mask, temperature=3.0, gram_matrix=None, chunk=None):
+def global_similarity(sentence: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor,
+                      temperature: float = 3.0, gram_matrix: torch.Tensor | None = None,
+                      chunk: int | None = None) -> torch.Tensor:
     """S_g[t,v] as `global_similarity_printed`, in exact Gram form.
 
     With d[t,v,f] = <e[t], y[v,f]> and G[v] = y[v] y[v]^T:  <e, p> = sum_f a_f d_f  and
@@ -49,8 +50,7 @@ def global_similarity(sentence, frames, mask, temperature=3.0, gram_matrix=None,
     `chunk` videos at a time bound the working memory (about 30 MB unless told). Returns [T, V], in
     float32 at least: half precision is widened first, and what overflowed in its encoder stays
     infinite. A video without a valid frame scores 0 with every text; frames that cancel to less
-    than sqrt(eps) of the shortest one count as no direction: towards 0. Features of two widths
-    raise ValueError."""
+    than sqrt(eps) of the shortest one count as no direction: towards 0. Two widths: ValueError."""
     shapes = [list(x.shape) for x in (sentence, frames, mask)]
     if (list(map(len, shapes)) != [2, 3, 2] or shapes[1][:2] != shapes[2]
             or shapes[0][1] != shapes[1][2] or not shapes[1][1]):
@@ -117,7 +117,7 @@ def local_similarity_printed(text_concepts, video_concepts):
     return cosines.mean(-1)
 
 
-def local_similarity(text_concepts, video_concepts):
+def local_similarity(text_concepts: torch.Tensor, video_concepts: torch.Tensor) -> torch.Tensor:
     """S_l as `local_similarity_printed`, as one matrix product [T, Q D] x [Q D, V].
 
     text_concepts [T, Q, D], video_concepts [V, Q, D], L2-normalised; returns [T, V] in float32 at

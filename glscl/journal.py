@@ -1,6 +1,7 @@
 """What a training run tells while it goes on: how far it is, history.json as it grows, and event
 files for TensorBoard where that is installed."""
 import json
+import os
 import time
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Journal:
         if self.events:
             self.events.close()
 
-    def step(self):
+    def step(self) -> None:
         """The trainer has taken a step."""
         row = self.trainer.history[-1]
         if self.log:
@@ -56,20 +57,20 @@ class Journal:
             self.log(f'step {row["step"]:4d} of {self.trainer.total}: loss {row["total"]:.3f}, '
                      f'validation R@1 {row["val R@1"]:.1f}')
 
-    def save(self):
+    def save(self) -> None:
         """Bring history.json up to the last step."""
         self.next_history = time.monotonic() + PAUSE
         if self.trainer.run_dir and self.trainer.writes:
             save_history(self.trainer.run_dir, self.trainer.history)
 
 
-def save_history(run_dir, history):
+def save_history(run_dir: Path, history: list[dict]) -> None:
     """A run's history.json: a list of a dict a step."""
     with writing(run_dir / 'history.json') as half_written:
         half_written.write_text(json.dumps(history))
 
 
-def read_history(run_dir):
+def read_history(run_dir: str | os.PathLike) -> list[dict]:
     """What `save_history` wrote; FileNotFoundError or ValueError with what to do."""
     path = Path(run_dir) / 'history.json'
     if not path.is_file():

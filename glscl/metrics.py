@@ -5,7 +5,7 @@ import torch
 KS = (1, 5, 10, 50)
 
 
-def ranks(S, target, ties='mean'):
+def ranks(S: torch.Tensor, target: torch.Tensor, ties: str = 'mean') -> np.ndarray:
     """Rank of the wanted item of each query, from 1: float64 [N].
 
     S [N, M] scores, target [N] int. ties: "mean" of the best and the worst rank that tied scores
@@ -25,18 +25,18 @@ def ranks(S, target, ties='mean'):
     return (better + (equal + 1) / 2).double().numpy()
 
 
-def refuse_nan(S, what='scores'):
+def refuse_nan(S: torch.Tensor, what: str = 'scores') -> None:
     """ValueError where a score is NaN."""
     if S.isnan().any():
         raise ValueError(f'{int(S.isnan().sum())} of {S.numel()} {what} are NaN: a rank would mean '
                          f'nothing')
 
 
-def summary(rank, resamples=1000, seed=0):
+def summary(rank: np.ndarray, resamples: int = 1000, seed: int = 0) -> dict:
     """R@1, R@5, R@10, R@50 in percent, MdR, MnR, and each recall's 95 % bootstrap interval over
     queries (`R@1 interval`). rank: [N] from 1."""
     rank = np.asarray(rank)
-    out = {}
+    out: dict = {}
     for k in KS:
         hit = (rank <= k) * 100.0                                           # [N]
         low, high = np.percentile(bootstrap(hit, resamples, seed), [2.5, 97.5])
@@ -45,7 +45,7 @@ def summary(rank, resamples=1000, seed=0):
     return {**out, 'MdR': float(np.median(rank)), 'MnR': float(rank.mean()), 'queries': len(rank)}
 
 
-def bootstrap(values, resamples=1000, seed=0):
+def bootstrap(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
     """The mean of `values` [N] drawn anew, with replacement, `resamples` times: [resamples].
 
     Of a query each: the spread says how the mean would differ had other queries been asked of the
@@ -57,7 +57,8 @@ def bootstrap(values, resamples=1000, seed=0):
     return values[draws].mean(1)
 
 
-def retrieval_metrics(S, text_to_video=None, resamples=1000, seed=0, ties='mean'):
+def retrieval_metrics(S: torch.Tensor, text_to_video: torch.Tensor | None = None,
+                      resamples: int = 1000, seed: int = 0, ties: str = 'mean') -> dict[str, dict]:
     """Both directions of a similarity matrix S [T, V]: {'t2v': summary, 'v2t': summary}.
 
     text_to_video [T] int: the video of each text (default: text i, video i). With several texts a
@@ -70,8 +71,7 @@ def retrieval_metrics(S, text_to_video=None, resamples=1000, seed=0, ties='mean'
 
 
 def both_ranks(S, text_to_video=None, ties='mean'):
-    """The ranks of both directions by the rules of `retrieval_metrics`: {'t2v': float64 [texts],
-    'v2t': float64 [videos]}."""
+    """The ranks that `retrieval_metrics` counts, float64: {'t2v': [texts], 'v2t': [videos]}."""
     S = torch.as_tensor(S).detach().cpu()
     owner = owners(S, text_to_video)
     refuse_nan(S)
@@ -85,12 +85,12 @@ def both_ranks(S, text_to_video=None, ties='mean'):
     return dict(t2v=ranks(S, owner, ties), v2t=v2t)
 
 
-def whole(rank):
+def whole(rank: np.ndarray) -> list[int | float]:
     """Ranks as a list for JSON: whole ones as int, those of ties as they are."""
     return [int(r) if r == int(r) else float(r) for r in rank]
 
 
-def owners(S, text_to_video=None):
+def owners(S: torch.Tensor, text_to_video: torch.Tensor | None = None) -> torch.Tensor:
     """text_to_video as int64 [T], checked against S [T, V]; without it, text i has video i."""
     if S.ndim != 2 or not S.numel() or S.is_complex():
         raise ValueError(f'a similarity matrix has a row a text and a column a video; this one has '

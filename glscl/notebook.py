@@ -11,18 +11,24 @@ import dataclasses
 import datetime
 import html
 import json
+import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
 
 from . import heads
 from .checkpoints import load_model
-from .config import Config, cache_dir, load_config
+from .clip_models import ClipModel
+from .config import SETTINGS, Config, cache_dir, load_config
+from .data.pairs import Pairs
 from .datasets.splits import load_split
 from .runtime.devices import machine, pick_device
 from .runtime.files import atomic_write
@@ -46,15 +52,15 @@ class Lesson:
     profile: str
     videos: dict | None
     seed: int
-    device: object
+    device: torch.device
     data_dir: Path
     run_dir: Path
 
-    def load(self, split, captions='one'):
+    def load(self, split: str, captions: str = 'one') -> Pairs:
         """Pairs of a split (`shapes` is rendered on first use)."""
         return load_split(self.config, split, self.data_dir, captions, self.videos)
 
-    def model(self):
+    def model(self) -> ClipModel:
         """The model, of any head, that 04_training left in run_dir; without one, for `shapes`, the
         shipped GLSCL.
 
@@ -68,7 +74,7 @@ class Lesson:
                 f'`glscl train` under the same recipe, and name its folder as run_dir')
         return load_model(device=self.device)
 
-    def at_home(self):
+    def at_home(self) -> 'Lesson':
         """This lesson if it is about `shapes`, else one about it, with the shipped model.
 
         For what needs to know every fact about every video."""
@@ -76,7 +82,7 @@ class Lesson:
             return self
         return begin(self.profile, self.seed, self.device)
 
-    def report(self):
+    def report(self) -> None:
         """Print a few lines about the machine and where the model comes from."""
         facts, model = machine(), 'none trained yet'
         if (self.run_dir / 'best.safetensors').exists():
@@ -88,18 +94,22 @@ class Lesson:
         print(f'data {self.config.dataset}; seed {self.seed}; model: {model}')
 
 
-def given(names):
+def given(names: dict[str, Any]) -> dict[str, Any]:
     """The settings among a notebook's variables, set by its parameters cell or by papermill.
 
     names: globals() of the notebook. Returns {field of `Config`: value}."""
     return {f.name: names[f.name] for f in dataclasses.fields(Config) if f.name in names}
 
 
-def begin(profile='small', seed=0, device='auto', data_dir='', run_dir='', **settings):
+def begin(profile: str = 'small', seed: int = 0, device: str | torch.device = 'auto',
+          data_dir: str | os.PathLike = '', run_dir: str | os.PathLike = '',
+          **settings: Any) -> Lesson:
     """Turn a notebook's parameters into a Lesson; `settings` override the profile's.
 
     Empty folders mean the user's cache. A data set other than `shapes` starts from the paper's
     defaults and needs its data_dir; without it, or with an unknown profile: ValueError."""
+    if not isinstance(seed, int):
+        raise ValueError(f'seed must be a whole number, not {seed!r}')
     if profile not in PROFILES:
         raise ValueError(f'unknown profile {profile!r}; there are {", ".join(PROFILES)}')
     chosen, dataset = PROFILES[profile], settings.get('dataset', 'shapes')
@@ -117,7 +127,7 @@ def begin(profile='small', seed=0, device='auto', data_dir='', run_dir='', **set
     return Lesson(config, profile, chosen['videos'], seed, pick_device(device), data_dir, run_dir)
 
 
-def typed(answer, sentence):
+def typed(answer: Callable[[str], Any], sentence: str) -> None:
     """answer(sentence), a function that shows something; below a box for other sentences, which it
     answers at Enter, where there are ipywidgets and somebody who can type.
 
@@ -137,17 +147,23 @@ def typed(answer, sentence):
     display(box, below)
 
 
-def walkthrough(name=None, profile='small', notebooks=REPOSITORY_NOTEBOOKS, out='runs',
-                parameters=None):
+def walkthrough(name: str | None = None, profile: str = 'small',
+                notebooks: str | os.PathLike = REPOSITORY_NOTEBOOKS,
+                out: str | os.PathLike = 'runs', parameters: dict[str, Any] | None = None) -> Path:
     """Run the six notebooks in order; results and one HTML page land in OUT/NAME.
 
     name: of the run (by default the time); profile: one of PROFILES; notebooks: their folder;
-    parameters: {name: value} for all six. Returns OUT/NAME. SystemExit if there are no notebooks,
-    if one lacks a parameter, or at the first cell that fails."""
+    parameters: {name: value} for all six. Returns OUT/NAME. ValueError for a wrong name, profile,
+    parameter or setting, before anything runs; SystemExit if there are no notebooks, if one lacks
+    a parameter, or at the first cell that fails."""
     import papermill
-    folder = Path(out).resolve() / (name or datetime.datetime.now().strftime('%Y%m%d-%H%M'))
-    folder.mkdir(parents=True, exist_ok=True)
+    name = name or datetime.datetime.now().strftime('%Y%m%d-%H%M')
+    folder = Path(out).resolve() / name
+    if Path(name).name != name or name == '..':
+        raise ValueError(f'the name of a run is the name of a folder, not {name!r}')
     chosen = {'profile': profile, 'run_dir': str(folder / 'model'), **(parameters or {})}
+    known = ('profile', 'seed', 'device', 'data_dir', *SETTINGS)
+    begin(**{key: value for key, value in chosen.items() if key in known})  # refuses what is wrong
     paths = sorted(Path(notebooks).glob('0*.ipynb'))
     if not paths:
         raise SystemExit(f'no notebooks in {notebooks}: run this in a clone of the repository, '
@@ -157,6 +173,7 @@ def walkthrough(name=None, profile='small', notebooks=REPOSITORY_NOTEBOOKS, out=
         if strange := [parameter for parameter in chosen if parameter not in known]:
             raise SystemExit(f'{path.name} has no parameter {", ".join(strange)}; '
                              f'it has {", ".join(known)}')
+    folder.mkdir(parents=True, exist_ok=True)
     begun = time.time()
     for i, path in enumerate(paths):
         print(f'[{i + 1}/{len(paths)}] {path.stem} …', end=' ', flush=True)
@@ -205,7 +222,7 @@ DARK = '''
 '''
 
 
-def bind(folder):
+def bind(folder: Path) -> Path:
     """Bind a folder's notebooks into index.html, one page that needs no network; returns its path.
 
     Ahead of them stand the results of the run, which are also written as results.csv."""

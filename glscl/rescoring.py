@@ -5,7 +5,7 @@ import torch
 from .metrics import refuse_nan
 
 
-def activated(bank, k=1, theta=3):
+def activated(bank: torch.Tensor, k: int = 1, theta: float = 3) -> torch.Tensor:
     """QB-Norm's activation set: items in the top k of at least theta bank queries.
 
     bank [N, M]; returns sorted int64."""
@@ -14,7 +14,8 @@ def activated(bank, k=1, theta=3):
     return (torch.bincount(found, minlength=bank.shape[1]) >= theta).nonzero().flatten()
 
 
-def qb_norm(S, bank, k=1, beta=70.0, theta=3):
+def qb_norm(S: torch.Tensor, bank: torch.Tensor, k: int = 1, beta: float = 70.0,
+            theta: float = 3) -> torch.Tensor:
     """QB-Norm by the dynamic inverted softmax: items that many queries are drawn to (hubs) are held
     back.
 
@@ -40,7 +41,7 @@ def qb_norm(S, bank, k=1, beta=70.0, theta=3):
     return torch.where(rows[:, None], logs.exp(), S)
 
 
-def dual_softmax(S, kappa=100.0):
+def dual_softmax(S: torch.Tensor, kappa: float = 100.0) -> torch.Tensor:
     """S' = S * softmax over the queries (rows) of kappa S: an item already taken by another query
     counts for less.
 

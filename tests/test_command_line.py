@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from glscl import __version__
-from glscl.__main__ import COMMANDS, main
+from glscl.__main__ import COMMANDS, at_home, main
 
 BENCHES = ('scoring', 'gpu', 'heads', 'costs', 'data', 'search')
 
@@ -142,6 +142,63 @@ def test_the_exit_status_is_the_commands(line, where, returned, status, monkeypa
     assert main(shlex.split(line)) == status
 
 
+# ---- where to write is looked at first
+
+WRITES = {
+    'train --run-dir {}': True, 'evaluate runs/mine --out {}': False, 'evaluate runs/mine --similarity {}': False,
+    'export runs/mine --out {}': False, 'curves runs/mine --out {}': False, 'check --missing {}': False, 'index a --out {}': True,
+    'search g text --html {}': False, 'sweep s.yaml --out {}': True, 'sweep s.yaml --results {}': False, 'pretrain --out {}': False,
+    'walkthrough --out {}': True, 'bench scoring --out {}': False, 'bench gpu --out {}': False, 'bench heads --out {}': False,
+    'bench search --dir {}': True}
+
+
+@pytest.mark.parametrize('line', WRITES)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_done(line, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder').mkdir()
+    flag = line.split()[-2]
+    wrong = {"''": f'{flag} is empty', 'file/below': f'{flag} file/below cannot be written (Not a directory)',
+             **({'file': f'{flag} file is a file'} if WRITES[line] else {'folder': f'{flag} folder is a folder'})}
+    for place, said in wrong.items():
+        assert main(shlex.split(line.format(place))) == 1
+        shown = capsys.readouterr().err
+        assert said in shown and shown.count('\n') == 1
+    assert sorted(tmp_path.iterdir()) == [tmp_path / 'file', tmp_path / 'folder']
+
+
+def test_the_home_folder_is_meant_wherever_a_tilde_stands(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    monkeypatch.setenv('USERPROFILE', '/home/me')
+    for word, meant in {'--out=~/g': '--out=/home/me/g', '~/films': '/home/me/films', 'clip_pretrained=~/w.pt': 'clip_pretrained=/home/me/w.pt',
+                        'a ~/b': 'a ~/b', '~': '~', '~cat': '~cat', 'a=b=~/c': 'a=b=~/c'}.items():
+        assert at_home(word) == meant
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch, capsys):
+    def none():
+        raise RuntimeError('Could not determine home directory.')
+    monkeypatch.delenv('GLSCL_CACHE', raising=False)
+    monkeypatch.setattr('pathlib.Path.home', none)
+    assert main(['check']) == 1
+    shown = capsys.readouterr().err
+    assert 'set GLSCL_CACHE, or HOME' in shown and shown.count('\n') == 1
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='a shell of POSIX')
+@pytest.mark.parametrize('closed, status', [('>&-', 0), ('2>&-', 0), ('>&- 2>&-', 0), ('</dev/null <&-', 0)])
+def test_closed_streams_stop_nothing(closed, status):
+    done = subprocess.run(f'{shlex.quote(sys.executable)} -m glscl --version {closed}', shell=True, capture_output=True, text=True)
+    assert done.returncode == status and done.stderr == ''
+
+
+def test_a_wrong_recipe_or_setting_is_told_before_torch_is_loaded():
+    code = ('import sys\nfrom glscl.__main__ import main\nmain({!r})\nsys.exit("torch" in sys.modules)')
+    for line in ('train --recipe nix', 'check --set nix=3', 'evaluate x --out /', 'walkthrough --out README.md/x'):
+        process = subprocess.run([sys.executable, '-c', code.format(line.split())], capture_output=True)
+        assert process.returncode == 0 and process.stderr.count(b'\n') == 1, process.stderr
+
+
 # ---- mistakes
 
 @pytest.mark.parametrize('line, shown', [
@@ -173,7 +230,10 @@ def test_what_is_unknown_or_missing_is_named_with_what_there_is(line, shown, cap
     ('check --recipe nowhere.yaml', 'nowhere.yaml: no such'),
     ('index --out g', 'glscl index: name the videos'),
     ('search g', 'glscl search: say what the video shows'),
-    ('bench data --videos nowhere', "No such file or directory: 'nowhere'")])
+    ('bench data --videos nowhere', "nowhere: No such file or directory"),
+    ('bench heads --memory-gb 0', 'above 0'), ('bench heads --seconds -1', 'above 0'), ('bench search --videos', 'name the sizes'),
+    ('walkthrough --name ..', "not '..'"), ('walkthrough --profile foo', "unknown profile 'foo'"),
+    ('pretrain --frames 20', '--frames must be 2000 or more'), ('sweep nowhere.yaml', 'nowhere.yaml: No such file')])
 def test_what_the_user_has_to_change_is_one_line(line, said, capsys):
     assert main(shlex.split(line)) == 1
     captured = capsys.readouterr()

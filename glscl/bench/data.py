@@ -38,6 +38,8 @@ def data(videos=None, seconds=(10.0, 20.0, 40.0), copies=1, frames=12, size=224,
     if not mix and not videos:
         raise ValueError('without a mix name a folder of videos: --no-mix --videos FOLDER')
     sources = sorted(p for p in Path(videos).iterdir() if p.is_file()) if videos else range(3)
+    if not sources:
+        raise ValueError(f'{videos}: no file in it')
     if not mix:
         print(f'{videos}: {len(sources)} files; {frames} frames of {size} pixels each; {machine()}')
         per_core(sources[::max(1, -(-len(sources) // 50))], frames, size, total)

@@ -37,6 +37,8 @@ def search(videos=(1000, 10_000), shortlist=False, folder=None, threads=None):
           f'k = 10; median of 5 after one\ngenerated features, D = {model.clip.width}, '
           f'F = {model.config.max_frames}, Q = {model.config.num_queries}')
     for n in videos:
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as place:
             report(Path(place), model, n, shortlist)
 

@@ -1,5 +1,7 @@
 """Captions and their videos: from a table to batches."""
 import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
 
@@ -7,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..config import Config
 from ..runtime import distributed
 from .batch import Batch
 from .frames import FrameStore, load_frames
@@ -37,38 +40,40 @@ class Pairs:
         return len(self.table)
 
     @property
-    def text_to_video(self):
+    def text_to_video(self) -> torch.Tensor:
         """[N] int64: the video of each caption."""
         return torch.tensor(self.table['video'].to_numpy())
 
     @property
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         """How many videos the split lists, and how many of them are missing, unreadable, used."""
         unreadable, used = len(self.skipped) + len(self.lost), len(self.frames) - len(self.lost)
         return dict(listed=used + unreadable + len(self.missing), missing=len(self.missing),
                     unreadable=unreadable, used=used)
 
     @property
-    def lost(self):
+    def lost(self) -> dict[int, str]:
         """{row: why} of videos that could be read at first, and no longer can."""
         return self.source.lost
 
     @property
-    def source(self):
+    def source(self) -> FrameStore:
         """The store that batches are read from."""
         return self.frames if self.features is None else self.features
 
-    def texts(self, rows, device='cpu', length=None):
+    def texts(self, rows: Sequence[int], device: str | torch.device = 'cpu',
+              length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """token_ids, mask [n, length]; by default as long as the longest of these captions."""
         mask = self.token_mask[rows]
         length = length or int(mask.sum(1).max())
         return self.token_ids[rows, :length].to(device), mask[:, :length].to(device)
 
-    def videos(self, rows, device='cpu'):
+    def videos(self, rows: Sequence[int],
+               device: str | torch.device = 'cpu') -> tuple[torch.Tensor, torch.Tensor]:
         """pixels float [n, F, 3, S, S] in CLIP's scale, mask [n, F]"""
         return pixels(*next(self.frames.blocks([np.asarray(rows)])), device)
 
-    def batches(self, blocks):
+    def batches(self, blocks: Iterable) -> Iterator[Batch]:
         """A Batch for each block of caption rows [B] in turn, while the next ones are read.
 
         Of several processes each gets its share of the rows; captions are padded to the longest of
@@ -84,14 +89,14 @@ class Pairs:
             self._add_videos(batch, *read)
             yield batch
 
-    def text_batches(self, blocks, length):
+    def text_batches(self, blocks: Iterable, length: int) -> Iterator[Batch]:
         """A Batch of captions alone for each block of rows, padded to `length`."""
         for rows in blocks:
             batch = Batch()
             self._add_texts(batch, rows, length)
             yield batch
 
-    def video_batches(self, blocks):
+    def video_batches(self, blocks: Iterable) -> Iterator[Batch]:
         """A Batch of videos alone for each block of video rows, while the next ones are read."""
         for read in self.source.blocks(blocks):
             batch = Batch()
@@ -112,7 +117,9 @@ class Pairs:
             batch.features = torch.from_numpy(array)
 
 
-def load_pairs(table, config, size=32, cache=None, workers=None, log=None):
+def load_pairs(table: pd.DataFrame, config: Config, size: int = 32,
+               cache: str | os.PathLike | None = None, workers: int | None = None,
+               log: Callable[[str], object] | None = None) -> Pairs:
     """Decode a table's videos and tokenise its captions: Pairs.
 
     table: a DataFrame, a row a caption, with video_id, path, caption and perhaps start and end (of

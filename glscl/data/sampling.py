@@ -1,6 +1,8 @@
 """Which frames of a video, and which pixels of a frame."""
 import math
 import numbers
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,13 +66,13 @@ def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end
     return indices.tolist()
 
 
-def span(start, end):
+def span(start: float | None, end: float | None) -> tuple[int, int | None]:
     """A part of a video as the released code reads it: (start, end) in whole seconds.
 
     Fractions are cut off, negative ones count as 0, swapped ones are swapped back, equal ones make
     a second. Where none is given (None, or NaN: a table's empty cell) start is 0 and end None.
     ValueError for what is no number of seconds."""
-    def whole(x):
+    def whole(x: Any) -> Any:
         if x is None or x != x:
             return None
         try:
@@ -84,7 +86,7 @@ def span(start, end):
     return min(start, end), (start + 1 if start == end else max(start, end))
 
 
-def resize(frame, size):
+def resize(frame: np.ndarray, size: int | None) -> np.ndarray:
     """CLIP's transform up to normalisation: uint8 [H, W, 3] -> uint8 [size, size, 3].
 
     The short side to `size` by bicubic interpolation, then the central square. None: no change."""
@@ -104,7 +106,7 @@ def resize(frame, size):
     return np.array(image.crop((0, top, size, top + size)))
 
 
-def normalise(frames):
+def normalise(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
     """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in CLIP's scale (torch tensors)."""
     frames = torch.as_tensor(frames).movedim(-1, -3).float() / 255
     mean = torch.tensor(CLIP_MEAN, device=frames.device).view(3, 1, 1)
@@ -112,7 +114,8 @@ def normalise(frames):
     return (frames - mean) / std
 
 
-def pixels(frames, mask, device='cpu'):
+def pixels(frames: np.ndarray | torch.Tensor, mask: Sequence | np.ndarray | torch.Tensor,
+           device: str | torch.device = 'cpu') -> tuple[torch.Tensor, torch.Tensor]:
     """Frames as they are stored, uint8 [n, F, S, S, 3], as CLIP takes them, on that device.
 
     Returns (float [n, F, 3, S, S], mask [n, F]). Padding is zero after normalisation, as the

@@ -1,5 +1,6 @@
 """CLIP's byte-pair tokens of captions."""
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 
 import open_clip
@@ -8,7 +9,7 @@ import torch
 
 
 @lru_cache(maxsize=1)
-def tokenizer():
+def tokenizer() -> open_clip.SimpleTokenizer:
     """CLIP's byte-pair tokenizer, with OpenAI's names of the start and the end token.
 
     open_clip renamed the two; under OpenAI's names a caption that spells one out gets the tokens
@@ -25,7 +26,7 @@ def tokenizer():
     return tok
 
 
-def tokenize(captions, max_words=32):
+def tokenize(captions: Sequence[str], max_words: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     """CLIP's tokens of captions, start and end token included, zeros after.
 
     captions: list of T strings. Returns (token_ids int64 [T, max_words], mask bool [T, max_words]).

@@ -1,28 +1,36 @@
 """A split of a data set by its name: where captions come from."""
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from ..clip_models import image_size
-from ..config import cache_dir
-from ..data.pairs import load_pairs
+from ..config import Config, cache_dir
+from ..data.pairs import Pairs, load_pairs
 from . import readers, shapes
 from .readers import files
 
+Folder = str | os.PathLike
+Log = Callable[[str], object]
 
-def load_split(config, split='test', data_dir=None, captions='one', videos=None, log=None):
-    """A split ("train", "val", "test") of the data set that the config names, at the size that its
-    CLIP looks at: Pairs.
+
+def load_split(config: Config, split: str = 'test', data_dir: Folder | None = None,
+               captions: str = 'one', videos: dict[str, int] | None = None,
+               log: Log | None = None) -> Pairs:
+    """A split ("train", "val", "test", "held_out") of the data set that the config names, at the
+    size that its CLIP looks at: Pairs.
 
     data_dir: the set's own folder (layout: data/README.md), or for `shapes` where it is kept.
     `captions` and `videos` concern `shapes`. Errors as `readers.load_table` and `load_pairs`."""
-    if config.dataset == 'shapes':
+    if config.dataset == 'shapes':  # whose val is rendered, and never lacks
+        split = 'val' if split == 'held_out' else split
         return load_shapes(config, split, captions, data_dir, videos, log=log)
     table = readers.load_table(config.dataset, split, data_dir, config.select_on)
     return load_pairs(table, config, image_size(config.clip), log=log)
 
 
-def bank_captions(config, data_dir=None):
+def bank_captions(config: Config, data_dir: Folder | None = None) -> list[str]:
     """The first caption of each training video: what QB-Norm's bank is made of."""
     if config.dataset == 'shapes':
         table = shapes_table(shapes.build(Path(data_dir) if data_dir else cache_dir()), 'train')
@@ -32,8 +40,9 @@ def bank_captions(config, data_dir=None):
     return table['caption'].tolist()
 
 
-def load_shapes(config, split='test', captions='one', data_dir=None, videos=None, seed=0,
-                difficulty=1, log=None):
+def load_shapes(config: Config, split: str = 'test', captions: str = 'one',
+                data_dir: Folder | None = None, videos: dict[str, int] | None = None, seed: int = 0,
+                difficulty: int = 1, log: Log | None = None) -> Pairs:
     """Render (once) and load a split of `shapes`: Pairs.
 
     data_dir: where it is kept; videos: {split: number}, for a small world; the rest as in
@@ -44,7 +53,7 @@ def load_shapes(config, split='test', captions='one', data_dir=None, videos=None
     return load_pairs(table, config, cache=root / 'frames', log=log)
 
 
-def shapes_table(folder, split='test', captions='one'):
+def shapes_table(folder: Folder, split: str = 'test', captions: str = 'one') -> pd.DataFrame:
     """The captions of a split of `shapes`: a DataFrame video_id, path, caption, start, end, kind.
 
     captions: "one" (train: all six; val, test: one a video, half of each kind), "scene" or "order"
@@ -64,7 +73,7 @@ def shapes_table(folder, split='test', captions='one'):
     return pd.DataFrame(rows)
 
 
-def shapes_scenes(folder, split='test'):
+def shapes_scenes(folder: Folder, split: str = 'test') -> list[dict]:
     """What each video of a split shows: a list of {video_id, scenes, captions with their facts}."""
     path = Path(folder) / f'{split}.jsonl'
     if not path.is_file():

@@ -20,8 +20,8 @@ from ..data.sampling import VideoError
 from ..data.video import read_frames
 from ..datasets import shapes
 from ..datasets.readers import load_table
-from ..datasets.readers.benchmarks import FILES
-from ..datasets.readers.files import locate
+from ..datasets.readers.benchmarks import FILES, HELD_OUT_INSTEAD
+from ..datasets.readers.files import EmptySplit, locate
 from ..runtime.files import atomic_write
 from ..runtime.progress import told
 from ..runtime.terminal import shown
@@ -49,6 +49,7 @@ def videos(config, data_dir, split, paths):
     """How many videos of a split are on disk, and the first of the others.
 
     Their paths go into `paths`, {video id: path, None for a missing one}."""
+    spare = split == 'test' and config.select_on == 'held_out'  # a run goes without it
     try:
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter('always')
@@ -57,7 +58,8 @@ def videos(config, data_dir, split, paths):
     except (OSError, ValueError) as error:
         yield f'{split}: {error}'
         # of a benchmark's missing file `annotations` tells
-        if config.dataset == 'own' or not isinstance(error, FileNotFoundError):
+        told = config.dataset != 'own' and isinstance(error, FileNotFoundError)
+        if not told and not (spare and isinstance(error, EmptySplit)):
             yield Todo(f'{split}: {error}')
         return
     listed = dict(zip(table['video_id'], table['path']))
@@ -70,9 +72,15 @@ def videos(config, data_dir, split, paths):
     if lost:
         names = ', '.join(lost[:3]) + (' …' if len(lost) > 3 else '')
         yield f'{split}: {len(lost):,} MISSING: {names}'
-        without = '' if len(lost) == len(listed) else '; without them training gives other numbers'
+        if len(lost) < len(listed):
+            other = '; without them training gives other numbers'
+        elif spare:
+            yield 'test: not needed, as what is held out of train measures the run too'
+            return
+        else:
+            other = HELD_OUT_INSTEAD * (split != 'train')
         yield Todo(f'{split}: put the {len(lost):,} missing videos ({names}) anywhere below '
-                   f'{data_dir}{without}')
+                   f'{data_dir}{other}')
 
 
 def decoded(config, paths):
@@ -200,7 +208,7 @@ def check(config, data_dir=None, decode=False, say=print, missing=None):
         paths = dict.fromkeys(range(sum(shapes.SPLITS.values())))
         sections += [('videos', [f'{len(paths):,} videos, rendered at first use'])]
     else:
-        splits = ['train', 'val', 'test'] if config.select_on == 'val' else ['train', 'test']
+        splits = dict.fromkeys(('train', config.select_on, 'test'))
         sections += [('videos', videos(config, data_dir, split, paths)) for split in splits]
     if decode:
         sections += [('decoding', decoded(config, paths))]

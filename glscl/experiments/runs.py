@@ -1,6 +1,9 @@
 """One run from a recipe to result.json, and the evaluation of a saved one."""
+import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +11,10 @@ from safetensors.torch import save_file
 
 from .. import heads
 from ..checkpoints import checkpoint_file, read_run_state, save_result, writing
-from ..config import load_config
+from ..clip_models import ClipModel
+from ..config import Config, load_config
+from ..data.pairs import Pairs
+from ..datasets.readers.files import EmptySplit
 from ..datasets.splits import bank_captions, load_shapes, load_split
 from ..evaluation import encode, evaluate, measure
 from ..journal import read_history
@@ -21,9 +27,12 @@ from ..score import encode_captions
 from ..training import Trainer
 from .rescore import rescore, save_similarity
 
+Folder = str | os.PathLike
 
-def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device='auto',
-          settings=None):
+
+def train(recipe: str | os.PathLike = 'shapes', run_dir: str | os.PathLike = 'runs/default',
+          data_dir: Folder | None = None, seed: int = 0, device: str = 'auto',
+          settings: dict[str, Any] | None = None) -> None:
     """Train a recipe on its data set, evaluate on the test split, write run_dir/result.json.
 
     recipe: a name, or a YAML file; settings {name: value} override it. Goes on where run_dir was
@@ -36,15 +45,17 @@ def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device
         seed_everything(seed)
         model = heads.build(config).to(device)
         model.check_lengths()
+        if config.batch_size < 2:
+            raise ValueError('a batch of 1 caption has nothing to contrast: raise batch_size')
         check_run_dir(run_dir, config, seed)
         with distributed.first_here():
-            pairs = {split: load_split(config, split, data_dir, log=say)
-                     for split in dict.fromkeys(('train', config.select_on, 'test'))}
+            pairs, absent = load_splits(config, data_dir)
         trainer = Trainer(model, pairs['train'], pairs[config.select_on], run_dir, seed)
         if trainer.resume():
             say(f'going on at step {trainer.step}')
         model = trainer.run(log=say)
-        metrics = evaluate(model, pairs['test'])[1]
+        measured = 'test' if 'test' in pairs else config.select_on
+        metrics = evaluate(model, pairs[measured])[1]
         extra = by_kind(model, config, data_dir)
         if not trainer.writes:
             return
@@ -52,21 +63,40 @@ def train(recipe='shapes', run_dir='runs/default', data_dir=None, seed=0, device
         command += ['--data-dir', data_dir] if data_dir else []
         command += ['--device', asked] if asked != 'auto' else []
         command += ['--set', *(f'{k}={v}' for k, v in settings.items())] if settings else []
-        save_result(Path(run_dir) / 'result.json', data=config.dataset, split='test',
+        save_result(Path(run_dir) / 'result.json', data=config.dataset, split=measured,
                     selected_on=config.select_on, recipe=str(recipe), overrides=settings,
                     seed=seed, steps=trainer.total, processes=distributed.world(),
                     train_seconds=round(trainer.seconds), metrics=metrics, **extra,
-                    videos={split: of_split.counts for split, of_split in pairs.items()},
+                    pairs=pairs, videos=absent,
                     command=shlex.join(map(str, command)))
-        print_metrics(metrics, pairs['test'])
+        if measured != 'test':
+            print(f'measured on the split "{measured}", which also picked the checkpoint: '
+                  f'optimistic')
+        print_metrics(metrics, pairs[measured])
 
 
-def say(line):
+def load_splits(config: Config,
+                data_dir: Folder | None = None) -> tuple[dict[str, Pairs], dict[str, dict]]:
+    """What a run needs: {split: Pairs} of train, the one that picks the checkpoint and test, and
+    {split: its counts} of a test split of which nothing is there, under select_on="held_out"."""
+    pairs = {split: load_split(config, split, data_dir, log=say)
+             for split in ('train', config.select_on) if split != 'test'}
+    try:
+        return {**pairs, 'test': load_split(config, 'test', data_dir, log=say)}, {}
+    except EmptySplit as empty:
+        if config.select_on != 'held_out':
+            raise
+        say('there is no test video: what is held out measures the run too')
+        lost = dict(listed=empty.listed, missing=empty.listed, unreadable=0, used=0)
+        return pairs, {'test': lost}
+
+
+def say(line: str) -> None:
     """print one line, in the first process only; what comes from files in it steers no terminal."""
     distributed.say(shown(line))
 
 
-def check_run_dir(run_dir, config, seed):
+def check_run_dir(run_dir: Folder, config: Config, seed: int) -> None:
     """Refuse, before anything long begins, a folder that cannot be written to (OSError), or that
     holds a run with other settings (ValueError)."""
     run_dir = Path(run_dir)
@@ -77,7 +107,7 @@ def check_run_dir(run_dir, config, seed):
         read_run_state(run_dir / 'last.pt', config, seed=seed)
 
 
-def by_kind(model, config, data_dir):
+def by_kind(model: ClipModel, config: Config, data_dir: Folder | None) -> dict:
     """The metrics of each kind of caption, on `shapes`: {'by_kind': {kind: metrics}}, else {}."""
     if config.dataset != 'shapes':
         return {}
@@ -85,8 +115,9 @@ def by_kind(model, config, data_dir):
                          for kind in ('scene', 'order')})
 
 
-def evaluate_run(run, data_dir=None, split='test', device='auto', out=None, rescored=False,
-                 similarity=None):
+def evaluate_run(run: Folder, data_dir: Folder | None = None, split: str = 'test',
+                 device: str = 'auto', out: Folder | None = None, rescored: bool = False,
+                 similarity: Folder | None = None) -> dict:
     """Evaluate a saved checkpoint on a split of its data set, and print the metrics.
 
     run: a run's folder or a .safetensors file. rescored: also with QB-Norm (its bank is the first
@@ -113,7 +144,7 @@ def evaluate_run(run, data_dir=None, split='test', device='auto', out=None, resc
             print_metrics(sides)
     if out:
         save_result(out, data=config.dataset, split=split, metrics=metrics,
-                    videos={split: pairs.counts}, checkpoint=checkpoint_file(run).name, **after)
+                    pairs={split: pairs}, checkpoint=checkpoint_file(run).name, **after)
     return metrics
 
 
@@ -128,7 +159,8 @@ def _encoded(run, data_dir, split, device):
         return (model, pairs, texts, videos) if distributed.rank() == 0 else None
 
 
-def export_features(run, out, data_dir=None, split='test', device='auto'):
+def export_features(run: Folder, out: Folder, data_dir: Folder | None = None, split: str = 'test',
+                    device: str = 'auto') -> None:
     """Everything that a model encodes of a split into one file, .npz or .safetensors.
 
     The arrays are those of its Texts and Videos, named text_… and video_… (`text_sentence` [T, D],
@@ -161,7 +193,7 @@ def _numpy(x):
     return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bfloat16
 
 
-def draw_curves(run_dirs, out):
+def draw_curves(run_dirs: Sequence[Folder], out: Folder) -> None:
     """Draw the learning curves of runs, from the history.json of each, into a picture.
 
     FileNotFoundError for a folder without one; ValueError for one that is none."""
@@ -188,7 +220,7 @@ def draw_curves(run_dirs, out):
     print(f'wrote {out}')
 
 
-def print_metrics(metrics, pairs=None):
+def print_metrics(metrics: dict, pairs: Pairs | None = None) -> None:
     """A line a direction; and one before them where videos of the split are missing."""
     if pairs is not None and pairs.counts['used'] < pairs.counts['listed']:
         told = '{used:,} of the {listed:,} videos of this split ({missing:,} not there, ' \

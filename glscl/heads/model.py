@@ -1,23 +1,28 @@
 """A rival's head on CLIP, with the calls of `glscl.model.GLSCL`, so that the same Trainer,
 evaluation and checkpoints serve both."""
+import os
+
 import torch
 from torch import nn
 from torch.nn.functional import pad
 
 from ..checkpoints import fill_model, read_checkpoint
 from ..clip_models import ClipModel
+from ..config import Config
+from ..encoders import Clip
 from ..model import GLSCL, Losses
 from . import HEADS, TOWERS
 
 
-def build(config, clip=None):
+def build(config: Config, clip: Clip | None = None) -> ClipModel:
     """GLSCL, or CLIP under the head that config.head names; ValueError if it is none of HEADS.
 
     config: a Config; clip: an encoders.Clip, else the one that the config names."""
     return GLSCL(config, clip) if config.head == 'GLSCL' else HeadModel(config, clip)
 
 
-def load(path, config=None, device='cpu'):
+def load(path: str | os.PathLike | None, config: Config | None = None,
+         device: str | torch.device = 'cpu') -> ClipModel:
     """The model of a checkpoint of any head, GLSCL included, in eval mode.
 
     Arguments and errors as in `checkpoints.load_model`."""

@@ -3,6 +3,7 @@ import argparse
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import open_clip
 import torch
@@ -35,7 +36,8 @@ SIZES = {'clip.visual.conv1.weight': 4, 'clip.visual.positional_embedding': 2,
 HEAD_WIDTH = 64  # of each attention head in CLIP
 
 
-def load(state_dict, config=None):
+def load(state_dict: Mapping[str, Any],
+         config: Config | str | dict | argparse.Namespace | None = None) -> GLSCL:
     """A GLSCL with `released=True` from a state_dict of the released code, in evaluation mode.
 
     state_dict: tensors or arrays of any float type by name, with or without `module.` in front;

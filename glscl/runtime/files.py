@@ -1,4 +1,5 @@
-"""Files that appear whole or not at all, and files of others that are read without a risk."""
+"""Files that appear whole or not at all, and files of others that are read without a risk. Loads
+torch only with tensors: a wrong setting is told before that."""
 import contextlib
 import json
 import os
@@ -8,10 +9,8 @@ import time
 import zlib
 from pathlib import Path
 
-import torch
 import yaml
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 
 @contextlib.contextmanager
@@ -122,6 +121,7 @@ def one_line(error):
 
 def write_tensors(path, tensors, metadata):
     """A safetensors file of tensors by name and {text: text}, a checksum among them."""
+    from safetensors.torch import save_file
     save_file(tensors, path, {**metadata, 'checksum': _checksum(tensors, metadata)})
 
 
@@ -146,6 +146,7 @@ def read_tensors(path, remedy='Copy or make the file again.'):
 
 
 def _checksum(tensors, metadata):
+    import torch
     mark = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
     for name, x in sorted(tensors.items()):
         mark = zlib.crc32(f'{name} {x.dtype} {list(x.shape)}'.encode(), mark)

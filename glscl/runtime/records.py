@@ -1,10 +1,11 @@
 """JSON files of results and galleries, read with a word on what is wrong with them."""
 import json
+import os
 
 from .files import read_text
 
 
-def read_json(path, remedy='Make the file again.'):
+def read_json(path: str | os.PathLike, remedy: str = 'Make the file again.') -> dict:
     """The JSON object in a file, a dict; ValueError with file and line, and `remedy`, if it has
     none."""
     text = read_text(path, 'line')

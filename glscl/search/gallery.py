@@ -17,6 +17,7 @@ from ..interaction import frame_weights, local_similarity
 from ..model import GLSCL, Texts, Videos
 from ..runtime.distributed import objects, rank, world
 from ..runtime.files import atomic_write
+from ..runtime.terminal import show, warned, warnings_as_lines
 from ..score import beyond_shapes, encode_captions
 from . import page, shards
 from .shortlist import candidates
@@ -223,7 +224,7 @@ class Gallery:
                       clip.get('caption', ''), parts)
 
 
-@page.warnings_as_lines()
+@warnings_as_lines()
 def search_command(gallery: str | os.PathLike, queries: Sequence[str], k: int = 5,
                    shortlist: int | None = None, as_json: bool = False,
                    html: str | os.PathLike | None = None, model: str | None = None,
@@ -235,7 +236,7 @@ def search_command(gallery: str | os.PathLike, queries: Sequence[str], k: int = 
     a page with pictures; model: a checkpoint or a run's folder (default: the one that made the
     gallery). Shards left out are named on stderr. Raises ValueError, OSError or ImportError with
     a message for the user."""
-    found = Gallery(gallery, model, device, page.warned)
+    found = Gallery(gallery, model, device, warned)
     results = found.search(queries, k, shortlist=shortlist)
     if html:
         text = page.html_page(queries, results, found.model.config)
@@ -244,6 +245,6 @@ def search_command(gallery: str | os.PathLike, queries: Sequence[str], k: int = 
     if as_json:
         rows = [[dataclasses.asdict(result) for result in row] for row in results]
         answers = [{'query': query, 'results': rows[t]} for t, query in enumerate(queries)]
-        page.show(json.dumps(answers, indent=1))
+        show(json.dumps(answers, indent=1))
     else:
-        page.show(page.results_table(queries, results))
+        show(page.results_table(queries, results))

@@ -1,17 +1,14 @@
 """Results to look at: lines of text, and an HTML page with the frames that a text weighed most."""
 import base64
-import contextlib
 import html
 import io
-import sys
-import warnings
 from pathlib import Path
 
 from PIL import Image
 
 from ..data.sampling import VideoError
 from ..data.video import read_frames
-from ..runtime.terminal import shown
+from ..runtime.terminal import show, shown, warned, warnings_as_lines  # noqa: F401, for `index`
 
 THUMBNAIL = 240  # pixels of the longer side
 # What a browser plays, and as what it is to be told so; a .mov is laid out as an .mp4.
@@ -50,26 +47,6 @@ PAGE = '''
 body { font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
 '''
 NOTES = {'changed': 'has changed since it was indexed', 'missing': 'is no longer there'}
-
-
-def show(text, stream=None):
-    """Print, also what the terminal's encoding lacks: the name of a file may be any bytes."""
-    stream = stream or sys.stdout
-    encoding = stream.encoding or 'utf-8'
-    print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream, flush=True)
-
-
-def warned(line):
-    """A warning for the user of a command: one line on stderr."""
-    show(f'warning: {shown(line)}', sys.stderr)
-
-
-@contextlib.contextmanager
-def warnings_as_lines():
-    """Within it Python's warnings are lines on stderr, without the place in the code."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: warned(message)
-        yield
 
 
 def results_table(queries, results):

@@ -12,6 +12,7 @@ from trees import TREES, make_tree, say
 
 from glscl.config import Config
 from glscl.datasets.readers import benchmarks, files, find_videos, load_table
+from glscl.datasets.readers.files import EmptySplit
 from glscl.datasets.splits import load_split
 
 COLUMNS = ['video_id', 'path', 'caption', 'start', 'end']
@@ -113,6 +114,27 @@ def test_held_out_videos_stay_the_same_whatever_is_missing(tmp_path):
     with pytest.raises(ValueError, match='set select_on to "test"'):
         read('msrvtt', 'train', one)
     assert len(read('msrvtt', 'train', one, 'test')) == 20
+
+
+@pytest.mark.parametrize('dataset', ['msrvtt', 'msvd', 'lsmdc', 'didemo', 'activitynet', 'own'])
+def test_training_videos_alone_give_a_hold_out(tmp_path, dataset):
+    """A tenth of those that are on disk; the others, and what is missing, stay in train."""
+    root = make_tree(dataset, tmp_path / 'tree', 20, 2, 2)
+    train, val = (load_table(dataset, split, root, 'held_out') for split in ('train', 'held_out'))
+    whole = load_table(dataset, 'train', root, 'test')
+    assert set(train['video_id']) | set(val['video_id']) == set(whole['video_id'])
+    assert not set(train['video_id']) & set(val['video_id']) and len(val) == val['video_id'].nunique() == 2
+    assert load_table(dataset, 'val', root, 'held_out').equals(val)
+    assert set(load_table(dataset, 'bank', root, 'held_out')['video_id']) == set(train['video_id'])
+    for path in {*load_table(dataset, 'test', root)['path'], val['path'][0], *train['path'].unique()[:8]}:
+        os.unlink(path)
+    with pytest.warns(UserWarning, match='missing'):
+        rest = load_table(dataset, 'train', root, 'held_out')
+        held = load_table(dataset, 'val', root, 'held_out')
+    assert len(held) == 1 and len(rest.attrs['missing']) == 9 and not set(rest['video_id']) & set(held['video_id'])
+    with pytest.raises(EmptySplit, match='select_on=held_out, which needs training videos alone') as empty:
+        load_table(dataset, 'test', root, 'held_out')
+    assert empty.value.listed == 2
 
 
 def test_a_split_is_decoded_and_tokenised(tmp_path):

@@ -44,7 +44,7 @@ def test_from_the_recipe_to_the_recalls(dataset, changes, tmp_path):
 def test_the_same_from_the_command_line(dataset, tmp_path):
     make_tree(dataset, tmp_path / 'data', n_train=12, n_val=4, n_test=6)
     settings = [f'{k}={v}' for k, v in {**SMALL, 'clip_pretrained': 'null'}.items()]
-    run = subprocess.run([sys.executable, '-m', 'glscl.training', '--recipe', dataset, '--data-dir', str(tmp_path / 'data'),
+    run = subprocess.run([sys.executable, '-m', 'glscl', 'train', '--recipe', dataset, '--data-dir', str(tmp_path / 'data'),
                           '--run-dir', str(tmp_path / 'run'), '--set', *settings], cwd=ROOT, capture_output=True, text=True,
                          env={**os.environ, 'GLSCL_CACHE': str(tmp_path / 'cache')})
     assert run.returncode == 0, run.stderr[-3000:]

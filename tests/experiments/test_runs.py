@@ -1,6 +1,7 @@
 """`glscl train` and `glscl evaluate`: which data, which split picks the model, what is written down."""
 import dataclasses
 import json
+import os
 import shlex
 from unittest import mock
 
@@ -11,9 +12,11 @@ import torch
 import yaml
 from runtime.holding import hold
 from safetensors.torch import load_file
+from trees import make_tree
 
 from glscl import load_model
 from glscl.__main__ import main
+from glscl.datasets import readers
 from glscl.evaluation import encode, evaluate
 from glscl.experiments import runs
 from glscl.experiments.rescore import load_similarity, rescore
@@ -184,9 +187,35 @@ def test_the_videos_of_each_split_are_counted_and_a_part_is_said_to_be_one(asked
     assert json.loads((tmp_path / 'again.json').read_text())['videos'] == {'test': counts}
 
 
+@pytest.mark.filterwarnings("ignore:.*not in the small CLIP's vocabulary")
+@pytest.mark.parametrize('dataset', ['msvd', 'own'])
+def test_a_run_on_training_videos_alone_holds_some_out_and_says_so(recipe, tmp_path, capsys, dataset):
+    root = make_tree(dataset, tmp_path / 'data', 20, 2, 3)
+    for split in ('val', 'test'):
+        for path in readers.load_table(dataset, split, root)['path'].unique():
+            os.unlink(path)
+    line = ['--recipe', str(recipe(dataset=dataset, batch_size=4)), '--data-dir', str(root)]
+    train = ['train', *line, '--run-dir', str(tmp_path / 'run'), '--device', 'cpu']
+    assert main(train) == 1
+    assert 'train with select_on=held_out' in capsys.readouterr().err
+    assert main(['check', *line]) == 1 and 'train with select_on=held_out' in capsys.readouterr().out
+    assert main([*train, '--set', 'select_on=held_out']) == 0
+    said = capsys.readouterr().out
+    assert 'there is no test video: what is held out measures the run too' in said
+    assert 'measured on the split "held_out", which also picked the checkpoint: optimistic' in said
+    result = result_of(tmp_path / 'run')
+    assert result['split'] == result['selected_on'] == 'held_out' and result['metrics']['t2v']['queries'] == 2
+    assert result['videos'] == {'train': dict(listed=18, missing=0, unreadable=0, used=18),
+                                'held_out': dict(listed=2, missing=0, unreadable=0, used=2),
+                                'test': dict(listed=3, missing=3, unreadable=0, used=0)}
+    assert main(['check', *line, '--set', 'select_on=held_out']) == 0
+    assert 'test: not needed' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('words, said', [
     (['--set', 'head=X-Pol'], "unknown head 'X-Pol'"),
     (['--set', 'clip=ViT-Z-9'], 'ViT-Z-9'),
+    (['--set', 'batch_size=1'], 'nothing to contrast'),
     (['--set', 'max_frames=100'], 'the temporal transformer has 48 positions'),
     (['--set', 'max_words=100'], 'the text tower of this CLIP has 48 positions'),
     (['--set', 'clip=ViT-B-32', 'clip_pretrained=nowhere.pt'], 'nowhere.pt'),

@@ -446,6 +446,12 @@ def test_a_walkthrough_refuses_what_it_cannot_run(tmp_path):
         walkthrough('mine', notebooks=tmp_path, out=tmp_path)
     with pytest.raises(SystemExit, match='01_data.ipynb has no parameter sed; it has profile, seed'):
         walkthrough('mine', out=tmp_path, parameters=dict(sed=1))
+    for said, wrong in {"unknown profile 'foo'": dict(profile='foo'), 'temperature must be a number': dict(parameters=dict(temperature='hot')),
+                        'seed must be a whole number': dict(parameters=dict(seed='x')), "device 'nix'": dict(parameters=dict(device='nix')),
+                        "unknown profile 'bar'": dict(parameters=dict(profile='bar')), 'the name of a folder': dict(name='a/b'), "not '..'": dict(name='..')}.items():
+        with pytest.raises(ValueError, match=said):
+            walkthrough(**{'name': 'mine', 'out': tmp_path, **wrong})
+    assert list(tmp_path.iterdir()) == []  # all of it before anything is begun
 
 
 # ---- nbval notices

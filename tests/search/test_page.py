@@ -14,6 +14,7 @@ from search.galleries import TEXTS, everything, index, open_gallery
 
 from glscl.__main__ import main
 from glscl.interaction import local_similarity
+from glscl.runtime import terminal
 from glscl.search import page
 from glscl.search.gallery import search_command
 from glscl.search.index import index_command
@@ -114,7 +115,7 @@ def test_names_that_are_not_text(films, checkpoint, tmp_path, capsys):
     ('ascii', b'\\u041a\\udce9\n'), ('utf-8', 'К\\udce9\n'.encode()), ('koi8-r', b'\xeb\\udce9\n')])
 def test_a_terminal_of_any_encoding(encoding, expected):
     stream = io.TextIOWrapper(io.BytesIO(), encoding, newline='\n')
-    page.show('К\udce9', stream)
+    terminal.show('К\udce9', stream)
     assert stream.buffer.getvalue() == expected
 
 

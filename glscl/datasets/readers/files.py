@@ -31,6 +31,14 @@ KINDS = {  # what a value can be expected to be, in the words of the message
 }
 
 
+class EmptySplit(FileNotFoundError, ValueError):
+    """A split of which nothing is there; `listed`: how many videos it names."""
+
+    def __init__(self, message, listed=0):
+        super().__init__(message)
+        self.listed = listed
+
+
 def expect(value, kind, where, name=None):
     """The value itself, if it is of that kind (a key of KINDS); else ValueError."""
     if not KINDS[kind](value):

@@ -6,7 +6,7 @@ from pathlib import Path, PureWindowsPath
 import pandas as pd
 
 from . import files
-from .benchmarks import hold_out
+from .benchmarks import HELD_OUT_INSTEAD, hold_out
 
 FIELDS = ['where', 'video_id', 'path', 'caption', 'start', 'end', 'split']
 TABLES = ('.csv', '.jsonl')
@@ -26,7 +26,8 @@ def own(data_dir, split, select_on):
     wanted = 'train' if held_out else split
     rows = rows[rows['split'] == wanted]
     if rows.empty:
-        raise ValueError(f'{file}: no row has "{wanted}" in the column split; write it there')
+        raise files.EmptySplit(f'{file}: no row has "{wanted}" in the column split; write it there'
+                               + HELD_OUT_INSTEAD * (split == 'test'))
     return (hold_out(rows, split) if held_out else rows).to_dict('records')
 
 
