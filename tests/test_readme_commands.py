@@ -43,6 +43,10 @@ NOTEBOOKS = ['papermill notebooks/04_training.ipynb out.ipynb --cwd notebooks -p
 WALK = 'glscl walkthrough --name seed1 -p seed 1'
 TORCHRUN = 'torchrun --nproc-per-node=4 -m glscl train …'
 PARSED = ['glscl bench gpu']  # needs a GPU, and on one five minutes
+ELSEWHERE = ['glscl demo gallery/',  # search/test_demo.py
+             'glscl bench data --videos DIR/videos --no-mix',  # bench/test_bench_data.py
+             'torchrun --nproc-per-node=4 -m glscl index …',  # search/test_shares.py, this one and the next
+             'torchrun --nproc-per-node=4 -m glscl index VIDEOS/ --out gallery']
 OF_ONES_OWN = [  # run by search/test_readmes.py
     'glscl check --recipe own --data-dir films/captions.csv', 'glscl train --recipe own --data-dir films/captions.csv --run-dir runs/own',
     'glscl evaluate runs/own --data-dir films/captions.csv', 'glscl index films/captions.csv --out gallery --model runs/own',
@@ -52,7 +56,7 @@ OF_ONES_OWN = [  # run by search/test_readmes.py
 
 
 def test_each_printed_command_is_known_here():
-    known = {*CHAIN, *SWEEPS, *NOTEBOOKS, WALK, TORCHRUN, *PARSED, *OF_ONES_OWN}
+    known = {*CHAIN, *SWEEPS, *NOTEBOOKS, WALK, TORCHRUN, *PARSED, *ELSEWHERE, *OF_ONES_OWN}
     assert set(LINES) - WORDS == known, 'a README prints another command: run it here'
 
 
