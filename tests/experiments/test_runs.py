@@ -231,7 +231,7 @@ def test_what_can_be_known_early_is_said_before_anything_is_decoded(asked, recip
 def test_a_folder_that_cannot_hold_a_run_is_refused_early(asked, recipe, trained, tmp_path, capsys):
     asked.clear()
     (tmp_path / 'file').write_text('')
-    for run_dir, said in ((tmp_path / 'file', 'cannot write'), (trained, 'made with other settings')):
+    for run_dir, said in ((tmp_path / 'file', 'is a file: name a folder'), (trained, 'made with other settings')):
         line = ['train', '--recipe', str(recipe()), '--run-dir', str(run_dir), '--device', 'cpu', '--set', 'lr=0.01']
         assert main(line) == 1
         assert said in capsys.readouterr().err and asked == []
