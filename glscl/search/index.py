@@ -25,9 +25,10 @@ from ..data.workers import KILLED, Workers
 from ..datasets.readers.own import listed
 from ..interaction import gram
 from ..model import GLSCL, Videos
-from ..runtime.devices import autocast, pick_device, stop_noted, stopped
+from ..runtime.devices import autocast, pick_device
 from ..runtime.files import remove_halves
 from ..runtime.locks import one_writer
+from ..runtime.signals import stop_noted, stopped
 from ..runtime.terminal import shown
 from ..score import beyond_shapes
 from . import shards

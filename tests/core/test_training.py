@@ -14,7 +14,7 @@ import pytest
 import torch
 from runtime.holding import hold
 
-from glscl import GLSCL, Trainer, load_model, save_model, training
+from glscl import GLSCL, Trainer, gradient_caching, load_model, save_model, training
 from glscl.checkpoints import save_result
 from glscl.data import frames as store
 from glscl.data.feature_cache import word_features
@@ -478,15 +478,16 @@ def step_gradients(config, pairs, chunk, dropout=True, joined=False):
     t = on(pairs, config.replace(batch_size=12, chunk=chunk))
     if not dropout:
         t.model.eval()
-    if joined:
-        t.cached_backward = lambda batch, chunks: in_one_graph(t, batch, chunks)
     seen, states = {}, []
 
     def keep():
         seen.update({name: p.grad.clone() for name, p in t.model.named_parameters() if p.grad is not None})
         states.append(torch.get_rng_state())
     t._released_gradients = keep
-    loss = t.train_step()['total']
+    with pytest.MonkeyPatch.context() as patch:
+        if joined:
+            patch.setattr(gradient_caching, 'cached_backward', in_one_graph)
+        loss = t.train_step()['total']
     return loss, seen, states[0]
 
 
