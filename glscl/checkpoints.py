@@ -153,7 +153,8 @@ def restore(path, state, model, optimizer, **parts):
     try:
         if not wrong:
             for name, part in dict(parts, optimizer=optimizer, model=model).items():
-                part.load_state_dict(state[name])
+                if state[name]:  # of another device {}: it scaled no losses
+                    part.load_state_dict(state[name])
             wrong = ', '.join(_spoilt(optimizer))
     except Exception as error:  # each part has its own
         wrong = one_line(error)

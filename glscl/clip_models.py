@@ -6,14 +6,13 @@ from pathlib import Path
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from .config import data_path
 from .data.sampling import pixels
 from .data.tokens import tokenizer
 from .encoders import Clip
-from .runtime.devices import precision
+from .runtime.devices import precision, sent
 from .runtime.files import read_tensors
 from .runtime.weights import fill
 
@@ -104,9 +103,10 @@ class ClipModel(nn.Module):
         return self.encode_words(sentence, words, mask)
 
     def _encode_clips(self, batch):
-        mask = batch.frame_mask
+        mask = sent(batch.frame_mask, self.device)
         if batch.features is None:
-            return self.encode_videos(*pixels(batch.frames, mask, self.device))
+            frames = pixels(batch.frames, mask, self.device)[0]
+            return self.encode_videos(frames, batch.frame_mask)
         x = batch.features
         if not self.config.mask_padding:  # as released: padding is a black frame, with features
             size = self.clip.image_size
@@ -122,17 +122,19 @@ class ClipModel(nn.Module):
         return self.encode_words(sentence, words, token_mask)
 
     def encode_videos(self, frames, frame_mask):
-        """frames [V, F, 3, H, W] normalised, frame_mask [V, F] -> Videos"""
+        """frames [V, F, 3, H, W] normalised, frame_mask [V, F] -> Videos
+
+        A mask in the CPU's memory is better: one on a GPU is waited for."""
         if not frames.numel():
             raise ValueError('there are no videos to encode')
         mask = frame_mask.bool().clone()
         mask[:, 0] = True         # an empty video needs some features; they are masked later on
         if not self.config.mask_padding:
             mask[:] = True        # as released: padding goes through the tower, and is attended to
-        of_valid = self.clip.encode_frames(frames[mask])                    # [valid frames, D]
-        x = of_valid.new_zeros(*mask.shape, of_valid.shape[-1])             # [V, F, D]
-        x[mask] = of_valid
-        return self.encode_features(x, frame_mask)
+        valid = sent(mask.flatten().nonzero().squeeze(1), frames.device)    # [valid frames]
+        of_valid = self.clip.encode_frames(frames.flatten(0, 1)[valid])     # [valid frames, D]
+        x = of_valid.new_zeros(mask.numel(), of_valid.shape[-1]).index_copy(0, valid, of_valid)
+        return self.encode_features(x.unflatten(0, mask.shape), sent(frame_mask, frames.device))
 
     def score(self, captions, paths):
         """How well captions fit video files: `score.score` says all.
@@ -192,7 +194,7 @@ def load_clip(name='small', pretrained=None):
 
 def build_clip(name, quick_gelu):
     """An untrained Clip of one of open_clip's architectures, with QuickGELU or plain GELU."""
-    return _clip({**clip_sizes(name), 'quick_gelu': quick_gelu})
+    return Clip(open_clip.CLIP(**{**clip_sizes(name), 'quick_gelu': quick_gelu}))
 
 
 def small_clip(vocabulary):
@@ -208,29 +210,7 @@ def small_clip(vocabulary):
 def small_clip_of(token_ids):
     """An untrained small Clip with rows for these tokens (int64 [n], sorted)."""
     text = {**SMALL['text_cfg'], 'vocab_size': len(token_ids) + 2}
-    return _clip({**SMALL, 'text_cfg': text}, token_ids)
-
-
-def _clip(settings, token_ids=None):
-    clip = open_clip.CLIP(**settings)
-    clip.visual.conv1.__class__ = PatchEmbedding  # weights, names and random draws as they were
-    return Clip(clip, token_ids)
-
-
-class PatchEmbedding(nn.Conv2d):
-    """The image tower's first layer. Its patches do not overlap, so that on CUDA it is one matrix
-    product (as a convolution it took 23 of 316 ms of a training step on an H200; as a product no
-    card has measured it). Elsewhere a convolution, to the bit."""
-
-    def forward(self, pixels):
-        """pixels [N, 3, H, H] -> [N, W, H / P, H / P]"""
-        return self.product(pixels) if pixels.is_cuda else super().forward(pixels)
-
-    def product(self, pixels):
-        """The same, as a product of patches [N, H / P, H / P, 3 P P] and weights."""
-        P = self.kernel_size[0]
-        patches = pixels.unfold(2, P, P).unfold(3, P, P).permute(0, 2, 3, 1, 4, 5).flatten(3)
-        return F.linear(patches, self.weight.flatten(1), self.bias).movedim(-1, 1)
+    return Clip(open_clip.CLIP(**{**SMALL, 'text_cfg': text}), token_ids)
 
 
 def _load_small(path):

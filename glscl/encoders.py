@@ -5,10 +5,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock
+from open_clip.transformer import QuickGELU
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .clip_blocks import Block, Norm, stream, with_own_layers
 from .data.tokens import tokenizer
 
 
@@ -21,7 +22,7 @@ class Clip(nn.Module):
 
     def __init__(self, clip, token_ids=None):
         super().__init__()
-        self.clip = clip
+        self.clip = with_own_layers(clip)
         self.width = clip.text_projection.shape[1]  # D
         self.image_size = clip.visual.image_size[0]
         rows = None
@@ -64,7 +65,7 @@ class Clip(nn.Module):
             raise ValueError(f'{L} words do not fit this CLIP: its text tower has '
                              f'{len(clip.positional_embedding)} positions; lower max_words')
         x = clip.token_embedding(self._embedding_rows(token_ids, mask))
-        x = x + clip.positional_embedding[:L]                               # [T, L, width]
+        x = stream(x + clip.positional_embedding[:L])                       # [T, L, width]
         # The causal mask alone keeps padding from the end token. The released code masks it as a
         # key all the same, and word features at padded positions depend on that.
         causal = torch.ones(L, L, dtype=torch.bool, device=token_ids.device).tril()
@@ -79,6 +80,8 @@ class Clip(nn.Module):
         if self.rows is None:
             return token_ids
         rows = self.rows[token_ids]
+        if self.training and mask.is_cuda:  # asking would wait for the GPU; validation asks
+            return rows
         unknown = int(((rows == 1) & mask).sum())
         if unknown:
             warnings.warn(f'{unknown} tokens are not in the small CLIP\'s vocabulary and all count '
@@ -122,10 +125,10 @@ class TemporalTransformer(nn.Module):
                              f'of this CLIP have width {text_blocks[0].attn.embed_dim}: set '
                              f'temporal="none"')
         self.positions = nn.Parameter(clip.clip.positional_embedding.detach().clone())
-        norm = partial(nn.LayerNorm, eps=1e-12)  # here only; CLIP and the decoder have 1e-5
+        norm = partial(Norm, eps=1e-12)  # here only; CLIP and the decoder have 1e-5
         heads = text_blocks[0].attn.num_heads
         self.blocks = nn.ModuleList(
-            ResidualAttentionBlock(width, heads, act_layer=QuickGELU, norm_layer=norm)
+            Block(width, heads, act_layer=QuickGELU, norm_layer=norm)
             for _ in range(layers))
         for block, text_block in zip(self.blocks, text_blocks):
             block.load_state_dict(text_block.state_dict())

@@ -8,15 +8,18 @@ from pathlib import Path
 from .checkpoints import writing
 from .runtime.progress import PAUSE, Progress
 
+WAITING = 10  # steps whose losses are read in one go
+
 
 class Journal:
-    """Follows a Trainer: `step()` after each of its steps.
+    """Follows a Trainer: `step()` after each of its steps. Within it losses may wait on the device
+    for WAITING steps where the optimizer passes over a step by itself whose loss is no number.
 
     log: called with a line now and then; None: nothing is said. Event files go into the run's
     folder, so that `tensorboard --logdir runs` shows several runs side by side."""
 
     def __init__(self, trainer, log=None):
-        self.trainer, self.log, self.lost = trainer, log, 0
+        self.trainer, self.log, self.lost, self.told = trainer, log, 0, len(trainer.history)
         self.progress = self.events = None
         self.next_history = time.monotonic() + PAUSE
         if log:
@@ -26,25 +29,44 @@ class Journal:
             self.events = _event_writer(trainer.run_dir, trainer.step + 1)
 
     def __enter__(self):
+        if self.trainer.optimizer.defaults.get('fused'):
+            self.trainer.read_every = WAITING
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, error, *_):
+        trainer, trainer.read_every = self.trainer, 1
+        try:
+            if error in (None, SystemExit, KeyboardInterrupt):
+                trainer.read()
+                self.step()
+        finally:  # of a step that failed on the way nothing is known
+            trainer.unread = []
+            trainer.history[:] = [row for row in trainer.history if 'total' in row]
+            self._close()
+
+    def _close(self):
         if self.progress:
             self.progress.__exit__()
         if self.events:
             self.events.close()
 
     def step(self) -> None:
-        """The trainer has taken a step."""
-        row = self.trainer.history[-1]
+        """The trainer has taken a step; it is told once its losses are read."""
+        if self.trainer.unread:
+            return
+        for row in self.trainer.history[self.told:]:
+            self._tell(row)
+        self.told = len(self.trainer.history)
+        if time.monotonic() > self.next_history:
+            self.save()
+
+    def _tell(self, row):
         if self.log:
             self.progress.step(loss=row['total'])
             self._say(row)
         if self.events:
             for name in row.keys() - {'step'}:
                 self.events.add_scalar(name, row[name], row['step'])
-        if time.monotonic() > self.next_history:
-            self.save()
 
     def _say(self, row):
         """What deserves a line: each process's lost videos, and the first one's validations."""
@@ -59,6 +81,7 @@ class Journal:
 
     def save(self) -> None:
         """Bring history.json up to the last step."""
+        self.trainer.read()
         self.next_history = time.monotonic() + PAUSE
         if self.trainer.run_dir and self.trainer.writes:
             save_history(self.trainer.run_dir, self.trainer.history)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from .checkpoints import fill_model, one_writer, read_run_state, restore, save_model, writing
+from .data.batch import tensors
 from .data.sampling import VideoError
 from .evaluation import evaluate, frozen_features
 from .model import Texts
@@ -24,6 +25,7 @@ from .runtime import devices, distributed
 from .runtime.files import read_tensors, remove_halves
 
 SAVE_SECONDS = 600  # between two checkpoints at most
+LOSSES = ('total', 'contrastive', 'inter_consistency', 'intra_diversity')
 
 
 def warmup_cosine(step, total, warmup=0.1):
@@ -49,7 +51,7 @@ class Step(nn.Module):
         only_encode: the tensors of the encoded items instead (gradient caching's second pass)."""
         texts, videos = self.encode(batch)
         if only_encode:
-            return _tensors(texts, videos)
+            return tensors(texts, videos)
         return self.losses(texts, videos, batch.video_ids)
 
     def encode(self, batch):
@@ -72,12 +74,6 @@ class Step(nn.Module):
             return self.model.losses(texts, videos, video_ids)
 
 
-def _tensors(*items):
-    """All floating-point tensors of several Items, in a fixed order."""
-    every = [x for of in items for x in vars(of).values() if x is not None]
-    return [x for x in every if x.is_floating_point()]
-
-
 class Trainer:
     """One training run: step by step, resumable at any of them.
 
@@ -93,6 +89,7 @@ class Trainer:
         self.run_dir = Path(run_dir) if run_dir else None
         self.batch_size = min(self.config.batch_size, len(train))
         self._check_sizes()
+        devices.deterministic(self.config.deterministic or self.device.type != 'cuda')
         self.per_epoch = len(train) // self.batch_size
         self.total = steps or max(1, round(self.config.epochs * self.per_epoch))
         self.eval_every = eval_every or max(1, self.total // 4)
@@ -108,6 +105,8 @@ class Trainer:
         half = devices.precision(self.device) == torch.float16  # that alone needs scaled losses
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.step, self.best, self.history, self.seconds = 0, -1.0, [], 0.0
+        # Rows of the history whose losses are still on the device, and how many may be.
+        self.unread, self.read_every = [], 1
         # One process writes; the others would only write the same once more.
         self.writes = distributed.rank() == 0
 
@@ -156,77 +155,55 @@ class Trainer:
         # One norm over all gradients, CLIP's and the new modules' together, as in the paper's
         # recipe. In float16 the scaler's factor goes out first; it skips a step that overflowed.
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        row = self._note(losses, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
         # CLIP's rule: s = exp(logit_scale) stays at 100 at most, else the softmax saturates.
         self.model.logit_scale.data.clamp_(max=math.log(100))
         self.step += 1
-        return dict(step=self.step, total=losses.total.item(),
-                    contrastive=losses.contrastive.item(),
-                    inter_consistency=losses.inter_consistency.item(),
-                    intra_diversity=losses.intra_diversity.item(),
-                    lr=self.schedule.get_last_lr()[0])
+        row['lr'] = self.schedule.get_last_lr()[0]
+        return row
 
     def backward(self, batch):
         """The Losses of a Batch, and their gradients in every parameter."""
         size = self.config.chunk or len(batch)
         if len(batch) > size:
+            from .gradient_caching import cached_backward  # a batch that fits needs none of it
             chunks = [batch[i:i + size] for i in range(0, len(batch), size)]
-            return self.cached_backward(batch, chunks)
+            return cached_backward(self, batch, chunks)
         losses = self.forward(batch)
-        self._check(losses)
         self.scaler.scale(losses.total).backward()
         return losses
 
-    def cached_backward(self, batch, chunks):
-        """The same by gradient caching (Gao et al. 2021): the gradients of the whole batch in the
-        memory of one chunk, for a second forward pass."""
-        step = self.forward.module if distributed.world() > 1 else self.forward
-        # First pass: the features of all chunks, without what a backward pass would need.
-        states, encoded = [], []
-        with torch.no_grad():
-            for chunk in chunks:
-                states.append(devices.rng_state(self.device))
-                encoded.append(step.encode(chunk))
-        texts, videos = (items[0].cat(items) for items in zip(*encoded))
-        # The loss of all features, and its gradient in each of them. What it learns itself, the
-        # logit scale, gets its gradient here.
-        features = _tensors(texts, videos)
-        for x in features:
-            x.requires_grad_()
-        losses = step.losses(texts, videos, batch.video_ids)
-        self._check(losses)
-        with distributed.no_sync(self.forward):
-            self.scaler.scale(losses.total).backward()
-        after = devices.rng_state(self.device)
-        # Second pass: each chunk with the dropout that it had, and the gradients go on into the
-        # encoders. They add up in each process, and are shared with the last chunk's.
-        at = 0
-        for chunk, state in zip(chunks, states):
-            rows, at = slice(at, at + len(chunk)), at + len(chunk)
-            devices.set_rng_state(self.device, state)
-            if at < len(batch):
-                with distributed.no_sync(self.forward):
-                    self._backward_from(features, chunk, rows)
-            else:
-                self._backward_from(features, chunk, rows)
-        devices.set_rng_state(self.device, after)
-        return losses
+    def _note(self, losses, norm):
+        """The history's row of a step, before it touches a weight; norm: of all gradients.
 
-    def _backward_from(self, features, chunk, rows):
-        outputs = self.forward(chunk, only_encode=True)
-        used = [(y, x.grad[rows]) for y, x in zip(outputs, features)
-                if x.grad is not None and y.requires_grad]
-        torch.autograd.backward([y for y, _ in used], [gradient for _, gradient in used])
+        Whoever reads a loss waits for the GPU: in `run` several wait there for `read`. A step whose
+        loss or norm is no number changes nothing: the fused optimizer sees to it there."""
+        row = dict(step=self.step + 1)
+        found = torch.stack([*(getattr(losses, name) for name in LOSSES), norm]).detach()
+        self.unread.append((row, found))
+        if self.optimizer.defaults.get('fused'):
+            self.optimizer.found_inf = (~found.isfinite().all()).float()
+        if len(self.unread) >= self.read_every:
+            self.read()
+        return row
 
-    def _check(self, losses):
-        """Stop before a weight is spoilt."""
-        if not torch.isfinite(losses.total):
-            rows = self.batch_rows(self.step)[:8].tolist()
-            raise FloatingPointError(f'the loss is {losses.total.item()} at step {self.step} '
-                                     f'(caption rows {rows} …): lower lr, or look at these rows')
+    def read(self):
+        """Fill the rows whose losses are still on the device; FloatingPointError for the first one
+        that is no number."""
+        unread, self.unread = self.unread, []
+        found = torch.stack([x for _, x in unread]).tolist() if unread else []
+        for (row, _), (*losses, norm) in zip(unread, found):
+            row.update(zip(LOSSES, losses))
+            # In float16 a gradient may overflow: the scaler passes over that step, and goes on.
+            if not math.isfinite(losses[0] + (0 if self.scaler.is_enabled() else norm)):
+                rows = self.batch_rows(row['step'] - 1)[:8].tolist()
+                raise FloatingPointError(
+                    f'the loss is {losses[0]} at step {row["step"] - 1} (caption rows {rows} …), '
+                    f'the norm of its gradients {norm}: lower lr, or look at these rows')
 
     def _readable(self, batch):
         """The batch without captions whose video can no longer be read. A process left with nothing
@@ -273,11 +250,12 @@ class Trainer:
         (default: at each validation, and ten minutes after the last one). After SIGTERM or Ctrl-C
         it saves at the end of the step and raises SystemExit(143) or KeyboardInterrupt. ValueError
         where another process writes to run_dir, and says which."""
-        from .data.prefetch import ahead  # a step needs neither
+        from .data.prefetch import ahead  # a step needs none of these
         from .journal import Journal
+        from .runtime.signals import stop_noted, stopped
         until, save_every = until or self.total, save_every or self.eval_every
         start, saved = time.time() - self.seconds, time.time()
-        with (one_writer(self.run_dir), devices.stop_noted() as noted,
+        with (one_writer(self.run_dir), stop_noted() as noted,
               Journal(self, log) as journal):
             for batch in ahead(self.batches(until), self.device):
                 self.history.append(self.train_step(batch))
@@ -294,14 +272,14 @@ class Trainer:
                     saved = time.time()
                 if asked > 1:
                     kept = 'saved: the same command goes on' if self.run_dir else 'not saved'
-                    raise devices.stopped(asked, f'stopped at step {self.step} of {self.total}; '
-                                                 f'{kept}')
+                    raise stopped(asked, f'stopped at step {self.step} of {self.total}; {kept}')
         if self.run_dir and self.step == self.total:
             self._load_best()
         return self.model.eval()
 
     def validate(self):
         """Text-to-video recall on the validation split, into the history; the best is kept."""
+        self.read()
         metrics = evaluate(self.model, self.val)[1]['t2v']
         for key in ('R@1', 'R@5', 'R@10'):
             self.history[-1][f'val {key}'] = metrics[key]
@@ -320,6 +298,7 @@ class Trainer:
 
     def save(self):
         """Everything that the next step depends on, in one file that appears whole."""
+        self.read()
         rng = torch.stack(distributed.objects(devices.rng_state(self.device)))
         state = dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
                      schedule=self.schedule.state_dict(), scaler=self.scaler.state_dict(),

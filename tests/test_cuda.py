@@ -104,9 +104,9 @@ def test_memory_comes_back(config, splits):
 
 # ---- training
 
-def trainer(config, splits, device=CARD, run_dir=None, steps=4):
+def trainer(config, splits, device=CARD, run_dir=None, steps=4, **settings):
     seed_everything(0)
-    return Trainer(GLSCL(config).to(device), splits['train'], splits['val'], run_dir, steps=steps, eval_every=2)
+    return Trainer(GLSCL(config.replace(**settings)).to(device), splits['train'], splits['val'], run_dir, steps=steps, eval_every=2)
 
 
 def one_step(config, splits, device):
@@ -132,14 +132,61 @@ def test_batches_arrive_as_they_were_read(splits):
 
 
 def test_a_run_broken_off_ends_bit_equal(config, splits, tmp_path):
-    whole = trainer(config, splits)
+    whole = trainer(config, splits, deterministic=True)
     whole.run(log=None)
-    broken = trainer(config, splits, run_dir=tmp_path)
+    broken = trainer(config, splits, run_dir=tmp_path, deterministic=True)
     broken.run(until=3, log=None, save_every=1)
-    again = trainer(config, splits, run_dir=tmp_path)
+    again = trainer(config, splits, run_dir=tmp_path, deterministic=True)
     assert again.resume() and again.step == 3
     again.run(log=None)
     assert [h['total'] for h in again.history] == [h['total'] for h in whole.history]
+
+
+def test_kernels_are_deterministic_only_where_asked_for(config, splits):
+    for asked in (False, True):
+        trainer(config, splits, deterministic=asked)
+        assert torch.are_deterministic_algorithms_enabled() == asked
+
+
+def test_a_step_waits_for_nothing_until_losses_are_read(config, splits):
+    t = trainer(config, splits, steps=25)
+    t.read_every = 10
+    for i, batch in enumerate(ahead(t.batches(8), t.device)):
+        # the first steps load kernels and libraries, which wait
+        torch.cuda.set_sync_debug_mode('error' if i > 2 else 'default')
+        try:
+            t.train_step(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+    assert len(t.unread) == 8
+    t.read()
+    assert t.unread == []
+
+
+def test_a_loss_that_is_no_number_changes_no_weight_though_it_is_read_later(config, splits):
+    t = trainer(config, splits, steps=25)
+    t.eval_every, forward, weights = 25, t.forward, []
+
+    def spoilt(batch):
+        weights.append([p.detach().clone() for p in t.model.parameters()])
+        losses = forward(batch)
+        if t.step == 3:
+            losses.contrastive = losses.contrastive * float('nan')
+        return losses
+    t.forward = spoilt
+    with pytest.raises(FloatingPointError, match='loss is nan at step 3'):
+        t.run(log=None)
+    assert len(weights) == 10 and all(torch.equal(a, b) for a, b in zip(weights[3], weights[4]))
+    assert not all(torch.equal(a, b) for a, b in zip(weights[4], weights[5]))
+
+
+def test_the_residual_stream_is_half_on_the_card(config, splits):
+    model, seen = GLSCL(config).to(CARD), set()
+    for block in [*model.clip.visual.transformer.resblocks, *model.clip.text_blocks, *model.temporal.blocks]:
+        block.register_forward_hook(lambda block, given, x: seen.add(x.dtype))
+    with torch.no_grad(), autocast(model.device):
+        model.encode(next(splits['test'].batches([range(6)])).to(CARD))
+    assert seen == {precision(torch.device(CARD))}
 
 
 def test_an_older_card_trains_in_float16_with_a_scaler(config, splits, monkeypatch):
@@ -172,7 +219,7 @@ def test_a_gallery_made_and_searched_on_the_card(config, world_folder, tmp_path)
 
 
 def test_autocast_leaves_features_that_are_scored(config, splits):
-    """Under autocast a sentence is half, frames and concepts float32: the two stages take them as they are."""
+    """Under autocast a sentence and frames are half, concepts float32: the two stages take them as they are."""
     model = GLSCL(config).to(CARD).eval()
     with torch.no_grad(), autocast(model.device):
         texts, videos = model.encode(next(splits['test'].batches([range(6)])).to(CARD))

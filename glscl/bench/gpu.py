@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import statistics
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ..config import load_config
 from ..data.batch import Batch
 from ..data.prefetch import ahead
 from ..data.tokens import tokenize
+from ..journal import Journal
 from ..model import GLSCL, Videos
 from ..runtime.devices import autocast, machine, seed_everything
 from ..runtime.files import atomic_write
@@ -32,6 +34,7 @@ from .timing import rounds, spread, timed
 SIZES = ((1000, 1000), (1000, 10_000), (10_000, 10_000), (10_000, 100_000), (10_000, 1_000_000),
          (1, 1_000_000), (16, 1_000_000), (100, 1_000_000), (1000, 1_000_000))
 RECIPES = dict(msrvtt=dict(clip_pretrained=None), shapes={})  # random weights are as quick
+WAYS = ({}, dict(deterministic=True), dict(compile=True))  # of training
 
 
 def gpu(out='runs/bench/gpu.json', repeats=20):
@@ -46,9 +49,9 @@ def gpu(out='runs/bench/gpu.json', repeats=20):
     print(f'written to {out}')
 
 
-def measure(device, sizes, recipes, repeats, side=8192, **changes):
-    """All numbers as one dict. changes: of the recipes' settings; side: of the square matrices
-    whose product is the card's peak."""
+def measure(device, sizes, recipes, repeats, side=8192, ways=WAYS, **changes):
+    """All numbers as one dict. changes: of the recipes' settings; ways: further ones, to train with
+    each in turn; side: of the square matrices whose product is the card's peak."""
     result = dict(command=f'glscl bench gpu --repeats {repeats}', **card(device), **machine())
     result['peak_tflops'] = peak = peak_rate(device, side, repeats)
     print(f'{result["hardware"]}: {peak:.4g} TFLOP/s in a product of {side} x {side} x {side}')
@@ -58,9 +61,13 @@ def measure(device, sizes, recipes, repeats, side=8192, **changes):
         print(row, flush=True)
     for name, settings in recipes.items():
         config = load_config(name, **settings, **changes)
-        for part, fn in (('training', training_row), ('encoding', encoding_row)):
-            result[part].append(row := dict(recipe=name, **fn(config, device, repeats, peak)))
+        for way in ways:
+            row = training_row(config.replace(**way), device, repeats, peak)
+            result['training'].append(row := dict(recipe=name, settings=way, **row))
             print(row, flush=True)
+        row = encoding_row(config, device, repeats)
+        result['encoding'].append(row := dict(recipe=name, **row))
+        print(row, flush=True)
     return result
 
 
@@ -141,30 +148,36 @@ def products(texts, videos):
 
 def training_row(config, device, repeats, peak):
     """A training step on random frames that lie in the CPU's memory, brought as `Trainer.run`
-    brings them: ms, peak GB, TFLOP/s, and the share of `peak`."""
+    brings them, and with its losses left on the card as long: ms, peak GB, TFLOP/s, and the share
+    of `peak`; and the seconds of the first step, compilation included."""
     seed_everything(0)
     model, batch = GLSCL(config).to(device), random_batch(config)
     trainer = Trainer(model, range(2 * config.batch_size), None, steps=10 ** 6)
-    batches = ahead(itertools.repeat(batch, 4 + repeats), model.device)
+    batches = ahead(itertools.repeat(batch), model.device)
 
-    def step():
-        trainer.train_step(next(batches))
-    for _ in range(3):
-        step()
-    with FlopCounterMode(display=False) as counter:
-        step()
-    if device == 'cuda':
-        torch.cuda.reset_peak_memory_stats()
-    seconds = [timed(step, device)[1] for _ in range(repeats)]
+    def steps(n=1):
+        for _ in range(n):
+            trainer.train_step(next(batches))
+    with Journal(trainer), contextlib.closing(batches):
+        first = timed(steps, device)[1]
+        steps(2)
+        # What is compiled hides its products from the counter: the plain blocks do as many.
+        with FlopCounterMode(display=False) as counter, torch.compiler.set_stance('force_eager'):
+            steps()
+        if device == 'cuda':
+            torch.cuda.reset_peak_memory_stats()
+        n = trainer.read_every
+        seconds = [timed(partial(steps, n), device)[1] / n for _ in range(-(-repeats // n))]
     rate = counter.get_total_flops() / statistics.median(seconds) / 1e12
     memory = torch.cuda.max_memory_allocated() / 1e9 if device == 'cuda' else None
     return dict(batch=config.batch_size, frames=config.max_frames, ms=spread(seconds, 1e3),
+                first_step_s=round(first, 2),
                 peak_gb=memory and round(memory, 2), tflops=round(rate, 4),
                 share_of_peak=round(rate / peak, 4))
 
 
 @torch.no_grad()
-def encoding_row(config, device, repeats, peak, videos=50):
+def encoding_row(config, device, repeats, videos=50):
     """Captions, and frames that lie in the CPU's memory, encoded a second; and videos encoded as
     `glscl index` does it, decoding left out."""
     model, batch = GLSCL(config).to(device).eval(), random_batch(config)

@@ -1,6 +1,8 @@
 """Named tensors that travel together: a batch on its way in, encoded items on their way out."""
 import torch
 
+from ..runtime.devices import sent
+
 
 class Items:
     """N items as named tensors, each [N, …] (or None where there is nothing of the kind).
@@ -54,6 +56,12 @@ def at_least_float32(x):
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def tensors(*items):
+    """All floating-point tensors of several Items, in a fixed order."""
+    every = [x for of in items for x in vars(of).values() if x is not None]
+    return [x for x in every if x.is_floating_point()]
+
+
 class Batch(Items):
     """B captions and their videos, as the data gives them and `model.encode` takes them.
 
@@ -61,10 +69,17 @@ class Batch(Items):
     token_ids [B, L] int64, or words [B, L, D] (word features of a frozen CLIP); text_mask [B, L].
     frames uint8 [B, F, S, S, 3], or features [B, F, D] (of a frozen CLIP); frame_mask [B, F].
     What there is not is None: a batch of captions alone has no frame_mask, one of videos alone no
-    text_mask."""
+    text_mask. frame_mask stays in the CPU's memory, where asking which frames there are does not
+    wait for a GPU."""
 
     def __init__(self, video_ids=None, token_ids=None, words=None, text_mask=None, frames=None,
                  features=None, frame_mask=None):
         super().__init__(video_ids=video_ids, token_ids=token_ids, words=words,
                          text_mask=text_mask, frames=frames, features=features,
                          frame_mask=frame_mask)
+
+    def to(self, device):
+        """Every tensor but frame_mask on that device."""
+        there = self.map(lambda x: sent(x, torch.device(device)))
+        there.frame_mask = self.frame_mask
+        return there

@@ -19,7 +19,7 @@ def ahead(batches, device):
         if batch is None:
             return None, None
         with torch.cuda.stream(stream):
-            batch = batch.map(lambda x: x.pin_memory().to(device, non_blocking=True))
+            batch = batch.to(device)
             return batch, stream.record_event()
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(fetch)
@@ -29,5 +29,5 @@ def ahead(batches, device):
                 return
             waiting = thread.submit(fetch)
             here.wait_event(copied)
-            batch.map(lambda x: x.record_stream(here))  # its memory is not reused before
+            batch.map(lambda x: x.is_cuda and x.record_stream(here))  # not reused before
             yield batch

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..runtime.devices import sent
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -109,8 +111,8 @@ def resize(frame: np.ndarray, size: int | None) -> np.ndarray:
 def normalise(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
     """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in CLIP's scale (torch tensors)."""
     frames = torch.as_tensor(frames).movedim(-1, -3).float() / 255
-    mean = torch.tensor(CLIP_MEAN, device=frames.device).view(3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=frames.device).view(3, 1, 1)
+    mean = sent(torch.tensor(CLIP_MEAN), frames.device).view(3, 1, 1)
+    std = sent(torch.tensor(CLIP_STD), frames.device).view(3, 1, 1)
     return (frames - mean) / std
 
 

@@ -11,6 +11,7 @@ from ..clip_models import ClipModel
 from ..config import Config
 from ..encoders import Clip
 from ..model import GLSCL, Losses
+from ..runtime.devices import sent
 from . import HEADS, TOWERS
 
 
@@ -75,6 +76,7 @@ class HeadModel(ClipModel):
         """frames [V, F, 3, H, W] normalised, frame_mask [V, F] -> Items"""
         if self.tower is None:
             return super().encode_videos(frames, frame_mask)
+        frame_mask = sent(frame_mask, frames.device)
         videos = self.head.encode_videos(**self.tower(self.clip, frames, frame_mask))
         return self._with_mask(videos, frame_mask)
 

@@ -26,9 +26,10 @@ from ..datasets.readers.own import listed
 from ..interaction import gram
 from ..model import GLSCL, Videos
 from ..runtime import distributed
-from ..runtime.devices import autocast, pick_device, stop_noted, stopped
+from ..runtime.devices import autocast, pick_device
 from ..runtime.files import remove_halves
 from ..runtime.locks import in_turn, locked, one_writer
+from ..runtime.signals import stop_noted, stopped
 from ..runtime.terminal import shown
 from ..score import beyond_shapes
 from . import shards, shares

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from runtime.holding import hold
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from glscl import GLSCL, Trainer, load_model, save_model, training
+from glscl import GLSCL, Trainer, gradient_caching, load_model, save_model, training
 from glscl.checkpoints import save_result
 from glscl.data import frames as store
 from glscl.data.feature_cache import word_features
@@ -220,6 +221,21 @@ def test_a_file_that_holds_no_run_says_what_it_lacks(config, splits, finished, t
         trainer(config, splits, tmp_path).resume()
 
 
+def test_a_run_that_scaled_no_losses_goes_on_where_they_are_scaled(config, splits, finished, tmp_path, monkeypatch):
+    shutil.copy(finished[0] / 'last.pt', tmp_path)
+    t = trainer(config, splits, tmp_path)
+    t.scaler = torch.amp.GradScaler('cpu', enabled=True)
+    assert torch.load(tmp_path / 'last.pt', weights_only=True)['scaler'] == {}
+    assert t.resume() and t.step == 6 and t.scaler.get_scale() == 2 ** 16
+
+
+def test_on_the_cpu_kernels_are_deterministic_whatever_is_asked(config, splits):
+    for asked in (False, True):
+        torch.use_deterministic_algorithms(False)
+        Trainer(GLSCL(config.replace(deterministic=asked)), splits['train'], splits['val'])
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+
+
 @pytest.mark.parametrize('damage', [lambda b: b[:len(b) // 2], lambda b: b'', lambda b: b'a letter, not weights' * 50])
 def test_damaged_files_are_refused_by_name(config, splits, finished, tmp_path, damage):
     for name in ('last.pt', 'best.safetensors'):
@@ -242,6 +258,87 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(config, sp
         t.train_step()
     assert torch.equal(t.model.local.video_queries, before)  # no weight was spoilt by it
 
+
+# ---- losses that wait on the device
+
+def fused(config, splits, monkeypatch, **settings):
+    """A trainer with the optimizer that CUDA has, which passes over a step by itself."""
+    plain = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, 'AdamW', lambda *args, **kwargs: plain(*args, **{**kwargs, 'fused': True}))
+    return trainer(config, splits, **settings)
+
+
+def test_losses_are_read_some_steps_at_a_time_and_are_those_of_each_step(config, splits, monkeypatch, tmp_path):
+    single = fused(config, splits, monkeypatch, steps=25, eval_every=9)
+    rows = [single.train_step(batch) for batch in single.batches(23)]
+    assert all(row.keys() == {'step', 'lr', *training.LOSSES} for row in rows)
+    told, reads, t = [], [], fused(config, splits, monkeypatch, run_dir=tmp_path, steps=25, eval_every=9)
+    read = t.read
+    monkeypatch.setattr(t, 'read', lambda: (t.unread and reads.append((t.step, len(t.unread))), read())[1])
+    t.run(until=23, log=told.append)
+    # ten at a time; before a validation and a checkpoint; and at the end. The read of a tenth comes before its step is counted.
+    assert reads == [(9, 9), (18, 9), (23, 5)]
+    assert losses(t.history) == losses(rows) and t.read_every == 1 and t.unread == []
+    assert [h['step'] for h in read_history(tmp_path)] == list(range(1, 19)) and len(told) == 2
+    again = fused(config, splits, monkeypatch, run_dir=tmp_path, steps=25, eval_every=9)
+    assert again.resume() and again.step == 18 and losses(again.history) == losses(rows[:18])
+
+
+def test_a_step_whose_loss_is_no_number_changes_no_weight_though_it_is_read_later(config, splits, monkeypatch, tmp_path):
+    t, weights = fused(config, splits, monkeypatch, run_dir=tmp_path, steps=25, eval_every=20), []
+    backward = t.backward
+
+    def spoilt(batch):
+        weights.append([p.detach().clone() for p in t.model.parameters()])
+        if t.step == 3:
+            losses = t.forward(batch)
+            losses.contrastive = losses.contrastive * float('nan')
+            losses.total.backward()
+            return losses
+        return backward(batch)
+    monkeypatch.setattr(t, 'backward', spoilt)
+    with pytest.raises(FloatingPointError, match=r'loss is nan at step 3 \(caption rows \[\d+, .*lower lr'):
+        t.run(log=None)
+    assert len(weights) == 10  # the other steps went on
+    same = [all(torch.equal(a, b) for a, b in zip(*pair)) for pair in zip(weights, weights[1:])]
+    assert same == [False] * 3 + [True] + [False] * 5 and all(p.isfinite().all() for p in weights[-1])
+    assert [h['step'] for h in t.history] == [1, 2, 3, 4] and not (tmp_path / 'last.pt').exists()
+
+
+def test_gradients_that_are_no_numbers_stop_the_run_before_a_weight_is_spoilt(config, splits, monkeypatch):
+    t = trainer(config, splits)
+    before = [p.detach().clone() for p in t.model.parameters()]
+    t.model.logit_scale.register_hook(lambda gradient: gradient * float('inf'))
+    with pytest.raises(FloatingPointError, match=r'loss is \d.*the norm of its gradients (inf|nan)'):
+        t.train_step()
+    assert all(torch.equal(a, b) for a, b in zip(before, t.model.parameters()))
+
+
+class Asked(TorchDispatchMode):
+    """How often somebody asks for the value of a loss, a norm or another number of the device (masks are the CPU's)."""
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_floating_point():
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('settings', [{}, dict(chunk=4)], ids=str)
+def test_no_step_asks_for_a_number_until_losses_are_read(config, splits, monkeypatch, settings):
+    t = fused(config.replace(**settings), splits, monkeypatch, steps=25)
+    t.read_every = 10
+    with Asked() as asked:
+        for batch in t.batches(9):
+            t.train_step(batch)
+    assert asked.count == 0 and len(t.unread) == 9
+    t.read_every = 1
+    with Asked() as asked:
+        row = t.train_step()
+    assert np.isfinite(row['total']) and len(t.unread) == 0
+
+
+# ---- files that cannot be
 
 def test_a_run_dir_that_cannot_be_written_is_named(config, splits, tmp_path):
     (tmp_path / 'file').write_text('in the way')
@@ -478,15 +575,16 @@ def step_gradients(config, pairs, chunk, dropout=True, joined=False):
     t = on(pairs, config.replace(batch_size=12, chunk=chunk))
     if not dropout:
         t.model.eval()
-    if joined:
-        t.cached_backward = lambda batch, chunks: in_one_graph(t, batch, chunks)
     seen, states = {}, []
 
     def keep():
         seen.update({name: p.grad.clone() for name, p in t.model.named_parameters() if p.grad is not None})
         states.append(torch.get_rng_state())
     t._released_gradients = keep
-    loss = t.train_step()['total']
+    with pytest.MonkeyPatch.context() as patch:
+        if joined:
+            patch.setattr(gradient_caching, 'cached_backward', in_one_graph)
+        loss = t.train_step()['total']
     return loss, seen, states[0]
 
 
