@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from .clip_models import ClipModel, build_clip, clip_sizes, small_clip_of, token_ids_of
 from .config import SETTINGS, Config, data_path
 from .model import GLSCL
-from .runtime.devices import machine
 from .runtime.files import atomic_write, one_line, read_tensors, write_tensors
 from .runtime.weights import finite, misfits
 
@@ -182,6 +181,7 @@ def save_result(path: str | os.PathLike, pairs: Mapping | None = None, **result:
     """One JSON a run: what was measured, with the machine, versions, commit and date.
 
     pairs: {split: Pairs} of what it was trained and measured on; their videos are counted."""
+    from .runtime.records import machine
     if pairs:
         result['videos'] = {**result.get('videos', {}), **{k: p.counts for k, p in pairs.items()}}
     with writing(path) as half_written:

@@ -1,7 +1,7 @@
 """The layers of CLIP's towers, with open_clip's weights and names: on the CPU open_clip's numbers
 to the bit, under autocast the forms of `half_blocks`."""
 import torch
-from open_clip.transformer import LayerNorm, ResidualAttentionBlock
+from open_clip.transformer import LayerNorm, LayerScale, ResidualAttentionBlock
 from torch import nn
 
 
@@ -62,7 +62,9 @@ def with_own_layers(clip):
     as they were."""
     own = {LayerNorm: Norm, ResidualAttentionBlock: Block}
     for module in clip.modules():
-        module.__class__ = own.get(type(module), type(module))
+        scaled = isinstance(getattr(module, 'ls_1', None), LayerScale)  # what `through` leaves out
+        if type(module) in own and not scaled:
+            module.__class__ = own[type(module)]
     clip.visual.conv1.__class__ = PatchEmbedding
     clip.visual.transformer.resblocks[-1].first_only = True
     return clip

@@ -30,8 +30,9 @@ from .clip_models import ClipModel
 from .config import SETTINGS, Config, cache_dir, load_config
 from .data.pairs import Pairs
 from .datasets.splits import load_split
-from .runtime.devices import machine, pick_device
+from .runtime.devices import pick_device
 from .runtime.files import atomic_write
+from .runtime.records import machine
 
 REPOSITORY_NOTEBOOKS = Path(__file__).parent.parent / 'notebooks'
 

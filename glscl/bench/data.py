@@ -13,7 +13,7 @@ import numpy as np
 from ..data.frames import load_frames
 from ..data.sampling import VideoError, resize, sample_frame_indices
 from ..data.video import open_video, read_frames, upright
-from ..runtime.devices import machine
+from ..runtime.records import machine
 from .timing import rounds, timed
 
 # What the five sets' files look like: codec, frames a second, short side, container, options

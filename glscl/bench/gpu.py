@@ -22,8 +22,9 @@ from ..data.prefetch import ahead
 from ..data.tokens import tokenize
 from ..journal import Journal
 from ..model import GLSCL, Videos
-from ..runtime.devices import autocast, machine, seed_everything
+from ..runtime.devices import autocast, seed_everything
 from ..runtime.files import atomic_write
+from ..runtime.records import machine
 from ..search import topk
 from ..search.index import _encode
 from ..training import Trainer

@@ -16,9 +16,8 @@ import torch
 from ..heads import HEADS
 from ..heads.base import bytes_per_item, compact
 from ..heads.costs import clock, median
-from ..runtime.devices import machine
 from ..runtime.files import atomic_write
-from ..runtime.records import read_json
+from ..runtime.records import machine, read_json
 from .scoring import features
 from .timing import linux_bytes, rounds, spread, timed, working_memory
 

@@ -22,9 +22,8 @@ from ..interaction import (
     local_similarity,
 )
 from ..model import GLSCL, Texts, Videos
-from ..runtime.devices import machine
 from ..runtime.files import atomic_write
-from ..runtime.records import read_json
+from ..runtime.records import machine, read_json
 from .timing import rounds, spread, working_memory
 
 

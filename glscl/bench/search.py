@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from ..checkpoints import load_model
 from ..interaction import gram
 from ..model import Texts, Videos
-from ..runtime.devices import machine
+from ..runtime.records import machine
 from ..search import gallery as retrieval
 from ..search import shards
 from ..search import shortlist as first_stage

@@ -15,8 +15,9 @@ from ..datasets.twins import load_twins
 from ..evaluation import encode
 from ..metrics import both_ranks, ranks, retrieval_metrics, summary, whole
 from ..model import GLSCL
-from ..runtime.devices import machine, pick_device, seed_everything
+from ..runtime.devices import pick_device, seed_everything
 from ..runtime.files import atomic_write
+from ..runtime.records import machine
 from ..training import Trainer
 from . import attributes
 from .concepts import measures, parts, watch

@@ -19,8 +19,9 @@ from ..data.tokens import tokenize
 from ..datasets import shapes
 from ..encoders import normalised
 from ..losses import contrastive
-from ..runtime.devices import machine, pick_device, seed_everything
+from ..runtime.devices import pick_device, seed_everything
 from ..runtime.files import atomic_write, write_tensors
+from ..runtime.records import machine
 
 HELD_OUT = 1000  # the first frames, never trained on
 EVERY = 250      # steps between two looks at them, after which the weights are written

@@ -1,11 +1,7 @@
-"""Device, precision, seeds, and what machine this is."""
+"""Device, precision, and seeds."""
 import contextlib
-import datetime
 import os
-import platform
 import random
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
@@ -94,23 +90,3 @@ def set_rng_state(device, state):
     torch.set_rng_state(cpu.clone())
     if device.type != 'cpu' and len(own):
         torch.get_device_module(device).set_rng_state(own.clone())
-
-
-def machine():
-    """Provenance of a result: hardware, versions, commit, date."""
-    name = f'CPU {platform.machine()}'
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-    versions = {}
-    for package in ('glscl', 'torch', 'open_clip_torch', 'numpy'):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    try:
-        head = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True,
-                              text=True, check=True, cwd=os.path.dirname(__file__))
-        commit = head.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
-    return dict(hardware=f'{name}, {os.cpu_count()} cores', threads=torch.get_num_threads(),
-                python=platform.python_version(), versions=versions, commit=commit,
-                date=datetime.date.today().isoformat())
