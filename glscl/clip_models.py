@@ -6,9 +6,10 @@ from pathlib import Path
 
 import open_clip
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import data_path
+from .data.batch import Batch, Items
 from .data.sampling import pixels
 from .data.tokens import tokenizer
 from .encoders import Clip
@@ -85,7 +86,7 @@ class ClipModel(nn.Module):
         """s = exp(logit_scale)"""
         return self.logit_scale.exp()
 
-    def encode(self, batch):
+    def encode(self, batch: Batch) -> tuple[Items | None, Items | None]:
         """A Batch on the model's device -> (Texts, Videos); None for a side that it lacks."""
         texts = videos = None
         if batch.text_mask is not None:
@@ -114,14 +115,14 @@ class ClipModel(nn.Module):
             x = torch.where(mask[..., None], x, black.to(x.dtype))
         return self.encode_features(x.to(precision(self.device) or x.dtype), mask)
 
-    def encode_texts(self, token_ids, token_mask):
+    def encode_texts(self, token_ids: Tensor, token_mask: Tensor) -> Items:
         """token_ids int64 [T, L], token_mask [T, L] -> Texts"""
         if not len(token_ids):
             raise ValueError('there are no texts to encode')
         sentence, words = self.clip.encode_words(token_ids, token_mask)
         return self.encode_words(sentence, words, token_mask)
 
-    def encode_videos(self, frames, frame_mask):
+    def encode_videos(self, frames: Tensor, frame_mask: Tensor) -> Items:
         """frames [V, F, 3, H, W] normalised, frame_mask [V, F] -> Videos
 
         A mask in the CPU's memory is better: one on a GPU is waited for."""
@@ -172,7 +173,7 @@ def evaluating(model):
         model.train(training)
 
 
-def load_clip(name='small', pretrained=None):
+def load_clip(name: str = 'small', pretrained: str | None = None) -> Clip:
     """A Clip by name, in float32.
 
     name: "small", the shipped one, trained on frames of `shapes`; or any open_clip architecture of

@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .runtime.files import read_yaml
 
@@ -164,7 +165,7 @@ def refuse_unknown(names, known, source):
             raise ValueError(f'{source}: unknown key {name!r}{hint} Known keys: {", ".join(known)}')
 
 
-def load_config(recipe='shapes', **changes):
+def load_config(recipe: 'str | os.PathLike | Config' = 'shapes', **changes: Any) -> Config:
     """The Config of a recipe: a name in data/recipes, the path of a YAML file, or a Config;
     `changes` override it. ValueError names the file, the setting and what is allowed."""
     refuse_unknown(changes, SETTINGS, 'overrides')

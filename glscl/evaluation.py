@@ -1,15 +1,24 @@
 """Encode a split once, score all pairs, and measure."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 
-from .clip_models import evaluating
+from .clip_models import ClipModel, evaluating
+from .data.batch import Items
 from .data.sampling import VideoError
 from .metrics import retrieval_metrics
 from .runtime import distributed
 from .runtime.devices import autocast
 
+if TYPE_CHECKING:
+    from .data.pairs import Pairs
+
 
 @torch.no_grad()
-def evaluate(model, pairs, batch=50):
+def evaluate(model: ClipModel, pairs: Pairs, batch: int = 50) -> tuple[torch.Tensor, dict]:
     """(S [T, V] on the CPU, `retrieval_metrics` of it) of a split.
 
     A video that can no longer be read, and its captions, stay in S and are left out of the
@@ -31,7 +40,7 @@ def measure(model, texts, videos, pairs):
     return S, retrieval_metrics(S[asked][:, readable], new_row[owner[asked]])
 
 
-def encode(model, pairs, batch=50):
+def encode(model: ClipModel, pairs: Pairs, batch: int = 50) -> tuple[Items, Items]:
     """Every caption and every video of a split once: (Texts, Videos) on the model's device.
 
     Several processes share the work, and all get the whole."""
@@ -42,7 +51,8 @@ def encode(model, pairs, batch=50):
     return encode_texts(model, pairs, batch=4 * batch), videos
 
 
-def encode_texts(model, pairs, rows=None, batch=200):
+def encode_texts(model: ClipModel, pairs: Pairs, rows: Sequence[int] | None = None,
+                 batch: int = 200) -> Items:
     """The captions in these rows (default: all) once: Texts on the model's device."""
     pairs = frozen_features(model, pairs)
     rows = list(range(len(pairs)) if rows is None else rows)

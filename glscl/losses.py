@@ -3,9 +3,10 @@ in notebooks/03_losses. The released code calls the second "Intra_Consistency" a
 "Inter_Diversity"; here they have the paper's names."""
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
-def contrastive(S, scale, video_ids=None):
+def contrastive(S: Tensor, scale: Tensor | float, video_ids: Tensor | None = None) -> Tensor:
     """L_nce = 1/2 [ CE_rows(s S) + CE_cols(s S) ], positives on the diagonal.
 
     S [B, B]; scale s, a scalar; video_ids [B] int, optional: captions of one video in a batch are
@@ -24,7 +25,8 @@ def contrastive(S, scale, video_ids=None):
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def inter_consistency(video_concepts, text_concepts, weight=0.005, target=0.75, released=False):
+def inter_consistency(video_concepts: Tensor, text_concepts: Tensor, weight: float = 0.005,
+                      target: float = 0.75, released: bool = False) -> Tensor:
     """ICL: the q-th visual and the q-th textual concept of a pair belong together.
 
     L_icl = MSE(c_v, c_t) over paired items + beta sum_q ( mean_b <c_v[b,q], c_t[b,q]> - target )^2.
@@ -42,7 +44,8 @@ def inter_consistency(video_concepts, text_concepts, weight=0.005, target=0.75, 
     return mse + weight * ((together - target) ** 2).sum()
 
 
-def intra_diversity(concepts, weight=1e-4, margin=0.1, per_item=False):
+def intra_diversity(concepts: Tensor, weight: float = 1e-4, margin: float = 0.1,
+                    per_item: bool = False) -> Tensor:
     """IDL of one side: the concepts of an item stay apart.
 
     M = mean_b c c^T in R^{Q x Q};

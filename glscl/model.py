@@ -2,6 +2,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .clip_models import ClipModel
 from .config import Config, load_config
@@ -74,19 +75,19 @@ class GLSCL(ClipModel):
                 self.local = LocalForm(*sizes, form=c.local_form, centred=c.local_centred)
         self.freeze()
 
-    def encode_words(self, sentence, words, token_mask):
+    def encode_words(self, sentence: Tensor, words: Tensor, token_mask: Tensor) -> Texts:
         """What comes after the text tower: sentence e [T, D], words w [T, L, D], token_mask [T, L]
         -> Texts"""
         concepts = self.local.text_concepts(words, token_mask) if self.local else None
         return Texts(sentence, words, token_mask.bool(), concepts)
 
-    def encode_features(self, x, frame_mask):
+    def encode_features(self, x: Tensor, frame_mask: Tensor) -> Videos:
         """What comes after the image tower: frames x [V, F, D], frame_mask [V, F] -> Videos"""
         y = self.temporal(x, frame_mask) if self.temporal else x
         concepts = self.local.video_concepts(y, frame_mask) if self.local else None
         return Videos(y, frame_mask.bool(), gram(y), concepts)
 
-    def similarity(self, texts, videos):
+    def similarity(self, texts: Texts, videos: Videos) -> Tensor:
         """S = S_g + lambda S_l: Texts, Videos -> [T, V], in float32 also where the encoders run in
         half precision."""
         from . import cuda_scoring
@@ -108,7 +109,7 @@ class GLSCL(ClipModel):
                 S = S.add_(local_similarity(t.concepts, v.concepts), alpha=c.local_weight)
         return S
 
-    def losses(self, texts, videos, video_ids=None):
+    def losses(self, texts: Texts, videos: Videos, video_ids: Tensor | None = None) -> Losses:
         """Text i belongs to video i; video_ids [B] int mark captions of one video. -> Losses"""
         c = self.config
         if c.released_losses:  # there another caption of the same video is a negative

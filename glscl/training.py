@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from .checkpoints import fill_model, one_writer, read_run_state, restore, save_model, writing
-from .data.batch import tensors
+from .clip_models import ClipModel
+from .data.batch import Batch, tensors
 from .data.sampling import VideoError
 from .evaluation import evaluate, frozen_features
 from .model import Texts
@@ -28,7 +29,7 @@ SAVE_SECONDS = 600  # between two checkpoints at most
 LOSSES = ('total', 'contrastive', 'inter_consistency', 'intra_diversity')
 
 
-def warmup_cosine(step, total, warmup=0.1):
+def warmup_cosine(step: int, total: int, warmup: float = 0.1) -> float:
     """Learning-rate factor at a step: up in a line over the warm-up share, then a cosine to 0."""
     start = max(1, round(warmup * total))
     if step < start:
@@ -142,7 +143,7 @@ class Trainer:
 
     # a step
 
-    def train_step(self, batch=None):
+    def train_step(self, batch: Batch | None = None) -> dict:
         """One optimizer step on a Batch (default: the next); returns the losses as floats.
 
         A video that can no longer be read takes its captions out of the batch."""
@@ -242,7 +243,7 @@ class Trainer:
         self.train = frozen_features(self.model, self.train)
         return self.train.batches(self.batch_rows(step) for step in range(self.step, until))
 
-    def run(self, until=None, log=print, save_every=None):
+    def run(self, until=None, log=print, save_every=None) -> ClipModel:
         """Train to step `until` (default: the end), validating and saving on the way; returns the
         model, the best weights loaded.
 
@@ -277,7 +278,7 @@ class Trainer:
             self._load_best()
         return self.model.eval()
 
-    def validate(self):
+    def validate(self) -> None:
         """Text-to-video recall on the validation split, into the history; the best is kept."""
         self.read()
         metrics = evaluate(self.model, self.val)[1]['t2v']
@@ -296,7 +297,7 @@ class Trainer:
 
     # checkpoints
 
-    def save(self):
+    def save(self) -> None:
         """Everything that the next step depends on, in one file that appears whole."""
         self.read()
         rng = torch.stack(distributed.objects(devices.rng_state(self.device)))
@@ -309,7 +310,7 @@ class Trainer:
             with writing(self.run_dir / 'last.pt') as half:
                 torch.save(state, half)
 
-    def resume(self):
+    def resume(self) -> bool:
         """Go on from last.pt if there is one; returns whether there was. Bit-equal to a run without
         interruption; with another number of processes it goes on too, with other dropout.
 

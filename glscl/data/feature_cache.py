@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..runtime import distributed
+from ..runtime import distributed, turns
 from ..runtime.devices import autocast, precision
 from ..runtime.files import atomic_write
 from ..runtime.progress import told
@@ -36,7 +36,7 @@ def clip_features(model, pairs, batch=50):
     its own, its processes compute among them. A killed one loses the block that it was at."""
     mark = _fingerprint(model.clip, model.device, visual=True).hexdigest()[:16]
     files = [file.with_name(f'{file.stem}-{mark}.npy') for file in pairs.frames.files]
-    for mine in distributed.share, distributed.part_here:
+    for mine in distributed.share, turns.part_here:
         _write_features(files, mine(range(len(files))), model, pairs.frames, batch)
         distributed.barrier()  # the others read what each has made
     makers = [partial(_gone, file) for file in files]
@@ -77,7 +77,7 @@ def word_features(model, pairs, batch=200):
         mark.update(clip.rows.cpu().numpy().tobytes())
     file = pairs.frames.files[0].parents[1] / f'words-{mark.hexdigest()[:32]}.npy'
     tokens = int(pairs.token_mask.sum())
-    with distributed.first_here():
+    with turns.first_here():
         if load_array(file, 'r') is None:
             with atomic_write(file) as half:
                 _write_words(half, clip, pairs, (tokens, clip.width), batch)

@@ -32,8 +32,9 @@ PASSING = {errno.EACCES, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errn
 BRANDS = ('avif', 'heic', 'heix', 'mif1')  # .mp4's relatives with one picture
 
 
-def read_frames(path, max_frames=12, framerate=1, size=None, start=None, end=None,
-                sampling='stride', reader='auto'):
+def read_frames(path: str | os.PathLike, max_frames: int = 12, framerate: float = 1,
+                size: int | None = None, start: float | None = None, end: float | None = None,
+                sampling: str = 'stride', reader: str = 'auto') -> tuple[np.ndarray, np.ndarray]:
     """Decode the sampled frames of a video: (uint8 [F, H, W, 3], their indices), upright.
 
     size: apply `resize`. reader: "pyav" ("auto" is the same) or "decord"; all others as in

@@ -19,7 +19,7 @@ from ..datasets.splits import bank_captions, load_shapes, load_split
 from ..evaluation import encode, evaluate, measure
 from ..journal import read_history
 from ..metrics import KS
-from ..runtime import distributed
+from ..runtime import distributed, turns
 from ..runtime.devices import pick_device, seed_everything
 from ..runtime.locks import one_writer
 from ..runtime.terminal import shown
@@ -48,7 +48,7 @@ def train(recipe: str | os.PathLike = 'shapes', run_dir: str | os.PathLike = 'ru
         if config.batch_size < 2:
             raise ValueError('a batch of 1 caption has nothing to contrast: raise batch_size')
         check_run_dir(run_dir, config, seed)
-        with distributed.first_here():
+        with turns.first_here():
             pairs, absent = load_splits(config, data_dir)
         trainer = Trainer(model, pairs['train'], pairs[config.select_on], run_dir, seed)
         if trainer.resume():
@@ -153,7 +153,7 @@ def _encoded(run, data_dir, split, device):
     the first; None in the others."""
     with distributed.processes(device) as device:
         model = heads.load(run, device=pick_device(device))
-        with distributed.first_here():
+        with turns.first_here():
             pairs = load_split(model.config, split, data_dir, log=say)
         texts, videos = encode(model, pairs)
         return (model, pairs, texts, videos) if distributed.rank() == 0 else None

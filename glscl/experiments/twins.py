@@ -14,6 +14,9 @@ from ..evaluation import encode
 from ..interaction import mean_similarity
 from ..metrics import bootstrap, retrieval_metrics
 from ..model import GLSCL
+from .tables import variants
+
+TWINS = ('order twins', 'direction twins', 'bound')  # as `in_process` names them
 
 
 def own_before_twin(S, pairs):
@@ -79,3 +82,22 @@ def store(path, count=200, seeds=(0, 1), data_dir=None):
 def stored():
     """What `store` left in data/results/twins.json: a DataFrame, as `measure`, with the `seed`."""
     return pd.DataFrame(json.loads(data_path('results/twins.json').read_text('utf-8'))['rows'])
+
+
+def table(runs):
+    """What the stored runs of a sweep tell apart (`in_process`, asked for the three kinds of
+    twins), a row a variant: its seeds, R@1, and for each kind the percent of captions that prefer
+    their own video to the twin, over all seeds, with its 95 % interval over pairs. A DataFrame."""
+    rows = {}
+    for name, of_name in variants(runs).items():
+        hits = np.mean([np.array(run['ranks']['t2v']) <= 1 for run in of_name])
+        rows[name] = {'seeds': len(of_name), 'R@1': f'{100 * hits:.1f}'}
+        for kind in TWINS:
+            found = two_way(np.mean([_right(run, kind) for run in of_name], 0))
+            rows[name][kind] = '{accuracy:.0f} ({low:.0f} to {high:.0f})'.format(**found)
+    return pd.DataFrame.from_dict(rows, 'index')
+
+
+def _right(run, kind):
+    found = run['more_captions'][kind]
+    return found.get('own_first', found.get('before_twin'))['both']

@@ -30,7 +30,7 @@ def processes(device='auto'):
         yield device
         return
     kind = (pick_device() if device == 'auto' else torch.device(device)).type
-    local_rank, on_this_machine = _place()
+    local_rank, on_this_machine = place()
     if kind == 'cuda':
         gpus = torch.cuda.device_count()
         if local_rank >= gpus:
@@ -72,27 +72,10 @@ def barrier():
         dist.barrier()
 
 
-def _place():
+def place():
     """(which process of this machine this is, how many it runs)"""
     local_rank = int(os.environ.get('LOCAL_RANK', rank()))
     return local_rank, int(os.environ.get('LOCAL_WORLD_SIZE', world()))
-
-
-def on_this_machine():
-    """How many of the processes run on this machine."""
-    return _place()[1]
-
-
-@contextlib.contextmanager
-def first_here():
-    """The first process of each machine goes through it before the others, which then find what it
-    has kept on disk."""
-    waits = world() > 1 and _place()[0] > 0
-    if waits:
-        barrier()
-    yield
-    if not waits:
-        barrier()
 
 
 # who does what
@@ -109,11 +92,6 @@ def share(items):
     """This process's part of a batch's rows, or of a list of blocks that stay whole, so that each
     is computed as one process would."""
     return part(items, rank(), world())
-
-
-def part_here(items):
-    """This process's part of what its machine has to do where disks are not shared."""
-    return items if world() == 1 else part(items, *_place())
 
 
 # what goes from one to the other
@@ -141,20 +119,6 @@ def joined(parts):
     if world() == 1:
         return parts
     return [part for every in objects([part.to('cpu') for part in parts]) for part in every]
-
-
-def by_first(make):
-    """What make() gives in the first process, in all of them; its ValueError or OSError too."""
-    found = problem = None
-    if rank() == 0:
-        try:
-            found = make()
-        except (ValueError, OSError) as error:
-            problem = error
-    found, problem = objects((found, problem))[0]
-    if problem:
-        raise problem
-    return found
 
 
 def gather(*parts):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from . import distributed
+from . import distributed, turns
 from .files import one_line
 
 # What a disk says that has no locks.
@@ -25,7 +25,7 @@ def one_writer(folder, timeout=0):
     it again; on a disk without locks everyone may write. Of processes that train together the
     first holds it for all, and where it cannot, all raise its error. timeout: seconds to wait."""
     with contextlib.ExitStack() as stack:
-        distributed.by_first(lambda: stack.enter_context(locked(folder, timeout)))
+        turns.by_first(lambda: stack.enter_context(locked(folder, timeout)))
         yield
 
 

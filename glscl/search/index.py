@@ -25,7 +25,7 @@ from ..data.workers import KILLED, Workers
 from ..datasets.readers.own import listed
 from ..interaction import gram
 from ..model import GLSCL, Videos
-from ..runtime import distributed
+from ..runtime import distributed, turns
 from ..runtime.devices import autocast, pick_device
 from ..runtime.files import remove_halves
 from ..runtime.locks import in_turn, locked, one_writer
@@ -167,7 +167,7 @@ def index_videos(sources: Source | list[Source], out: str | os.PathLike,
     ValueError if a source has no video, another model made the gallery or another process is at
     it, before anything is changed; OSError if it cannot be written."""
     out, log = Path(out), log or (lambda line: None)
-    workers = workers or max(1, min(8, (os.cpu_count() or 1) // distributed.on_this_machine()))
+    workers = workers or max(1, min(8, (os.cpu_count() or 1) // turns.on_this_machine()))
     for name, n in dict(batch=batch, workers=workers).items():
         if not hasattr(n, '__index__') or n < 1:
             raise ValueError(f'{name} must be a whole number of 1 or more, not {n}')
@@ -176,7 +176,7 @@ def index_videos(sources: Source | list[Source], out: str | os.PathLike,
     sources = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     run = _Run(sources, out, batch, workers, log, sync, confirm, warn)
     if not share:  # which mostly finds the list in the plan of another
-        distributed.by_first(lambda: run.wanted and None)
+        turns.by_first(lambda: run.wanted and None)
     run.model, run.made_by = _same_model(out, model, device)
     try:
         if share:
@@ -223,14 +223,14 @@ class _Run:
 
     def together(self):
         """A share in each of torchrun's processes; the first has the gallery's lock for all."""
-        plan = distributed.by_first(lambda: self._plan(distributed.world(), alone=True))
+        plan = turns.by_first(lambda: self._plan(distributed.world(), alone=True))
         if not plan['todo']:
             return _told(shards.read_manifest(self.out), plan, 0, [])
         k = distributed.rank() + 1
         with locked(shares.folder(self.out, k), LOCK_TIMEOUT):
             _, added, pace = self._encode(k)
         added, paces = zip(*distributed.objects((added, pace)))
-        distributed.by_first(lambda: shares.join(self.out, self.mark, LOCK_TIMEOUT))
+        turns.by_first(lambda: shares.join(self.out, self.mark, LOCK_TIMEOUT))
         return _told(shards.read_manifest(self.out), plan, sum(added), list(paces))
 
     def share(self, k, n):
@@ -501,7 +501,7 @@ def index_command(videos: Sequence[Source], out: str | os.PathLike, model: str |
     with distributed.processes(device) as device:
         if clip:
             device = pick_device(device)
-            with distributed.first_here():  # downloads the weights
+            with turns.first_here():  # downloads the weights
                 model = ZeroShot(clip, pretrained).to(device)
         first = distributed.rank() == 0
         log = (lambda line: show(shown(line))) if first else None

@@ -21,7 +21,7 @@ from glscl.data.feature_cache import clip_features
 from glscl.data.pairs import load_pairs
 from glscl.datasets.splits import load_shapes, shapes_table
 from glscl.evaluation import evaluate
-from glscl.runtime import distributed
+from glscl.runtime import distributed, turns
 from glscl.runtime.devices import seed_everything
 
 WORLD = dict(train=24, val=8, test=12)
@@ -293,8 +293,8 @@ def test_in_one_process_nothing_is_sent():
     assert distributed.world() == 1 and distributed.rank() == 0
     assert distributed.gather(x)[0] is x and distributed.joined(blocks) is blocks and distributed.share(blocks) == blocks
     assert distributed.objects(7) == [7] and np.array_equal(distributed.share(np.arange(5)), np.arange(5))
-    assert list(distributed.part_here(range(3))) == [0, 1, 2]
-    with distributed.processes('cpu') as device, distributed.first_here():
+    assert list(turns.part_here(range(3))) == [0, 1, 2]
+    with distributed.processes('cpu') as device, turns.first_here():
         assert device == 'cpu' and not torch.distributed.is_initialized()
 
 
