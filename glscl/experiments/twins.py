@@ -1,14 +1,8 @@
-"""Does a model hear the order in a caption? Its own video against its twin, nothing else.
-
-    python -c "from glscl.experiments import twins; twins.store('data/results/twins.json')"
-"""
-import json
-
+"""Does a model hear the order in a caption? Its own video against its twin, nothing else."""
 import numpy as np
 import pandas as pd
 
-from ..checkpoints import load_model, save_result
-from ..config import data_path
+from ..checkpoints import load_model
 from ..datasets.twins import KINDS, load_twins
 from ..evaluation import encode
 from ..interaction import mean_similarity
@@ -70,18 +64,6 @@ def _scores(models, first, pairs):
     yield 'global module, untrained', clip.similarity(texts, videos)
     for name, model in models.items():
         yield name, model.similarity(*encode(model, pairs))
-
-
-def store(path, count=200, seeds=(0, 1), data_dir=None):
-    """`measure` of the shipped model on the split of each seed, as JSON with its provenance."""
-    found = [measure(count=count, data_dir=data_dir, seed=seed).assign(seed=seed) for seed in seeds]
-    save_result(path, made_by=f'glscl.experiments.twins.store(path, {count}, {tuple(seeds)})',
-                rows=pd.concat(found).to_dict('records'))
-
-
-def stored():
-    """What `store` left in data/results/twins.json: a DataFrame, as `measure`, with the `seed`."""
-    return pd.DataFrame(json.loads(data_path('results/twins.json').read_text('utf-8'))['rows'])
 
 
 def table(runs):

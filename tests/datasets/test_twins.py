@@ -1,6 +1,5 @@
 """Twins: the same frames in another order, told apart by their captions alone."""
-import json
-
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -9,6 +8,7 @@ from glscl.config import load_config
 from glscl.data.pairs import Pairs
 from glscl.data.tokens import tokenize
 from glscl.datasets import shapes, twins
+from glscl.experiments import tables
 from glscl.experiments import twins as experiment
 from glscl.experiments.twins import measure, own_before_twin, two_way
 from glscl.model import GLSCL
@@ -116,16 +116,11 @@ def test_only_a_temporal_transformer_can_tell_twins_apart(config, temporal):
     assert torch.allclose(S, turned, atol=1e-5) == (temporal == 'none')
 
 
-def test_what_is_stored_was_measured_on_enough_twins_with_its_origin(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, 'measure', lambda count, data_dir, seed: pd.DataFrame([dict(method='m', pairs=count)]))
-    experiment.store(tmp_path / 'twins.json', 7, (3, 4))
-    kept = json.loads((tmp_path / 'twins.json').read_text())
-    assert [(row['pairs'], row['seed']) for row in kept['rows']] == [(7, 3), (7, 4)]
-    assert kept['made_by'] == 'glscl.experiments.twins.store(path, 7, (3, 4))' and {'hardware', 'versions', 'date'} <= set(kept)
-    table = experiment.stored()
-    assert set(table['method']) == {'mean pooling, untrained', 'global module, untrained', 'GLSCL, shipped'}
-    assert set(table['pairs']) == {200} and set(table['seed']) == {0, 1} and set(table['kind']) == set(twins.KINDS)
-    bare, shipped = (table[(table['method'] == 'GLSCL, shipped') == of] for of in (False, True))
-    assert bare['accuracy'].between(42, 58).all()  # the order is forgotten; what is left of it is H.264's
-    assert (shipped[shipped['kind'] == 'order']['low'] > 65).all()
-    assert table['accuracy'].between(table['low'], table['high']).all()
+def test_a_table_of_stored_runs_says_who_tells_twins_apart():
+    runs, _ = tables.stored('tuned')
+    told = experiment.table(runs)
+    assert len(told) == 5 and set(told['seeds']) == {2}
+    one = [run for run in runs if run['name'] == 'GLSCL']
+    each = [np.mean(run['more_captions']['order twins']['own_first']['both']) for run in one]
+    assert told.loc['GLSCL', 'order twins'].startswith(f'{100 * np.mean(each):.0f} (')
+    assert {len(run['more_captions'][kind]['own_first']['both']) for run in runs for kind in ('order twins', 'direction twins')} == {400}
