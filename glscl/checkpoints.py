@@ -152,7 +152,7 @@ def restore(path, state, model, optimizer, **parts):
     try:
         if not wrong:
             for name, part in dict(parts, optimizer=optimizer, model=model).items():
-                if state[name]:  # of another device {}: it scaled no losses
+                if state[name] or name != 'scaler':  # {}: a device that scales no losses
                     part.load_state_dict(state[name])
             wrong = ', '.join(_spoilt(optimizer))
     except Exception as error:  # each part has its own
