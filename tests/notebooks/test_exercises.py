@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import torch
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / 'notebooks').glob('0*.ipynb'))
 
@@ -32,7 +33,7 @@ def parts(code):
 def printed(imports, function, check):
     """What an exercise prints for this function (source)."""
     space, out = {}, io.StringIO()
-    with contextlib.redirect_stdout(out):
+    with contextlib.redirect_stdout(out), torch.enable_grad():  # 02 turns it off for good
         for code in (imports, function, ast.unparse(check)):
             exec(compile(code, 'exercise', 'exec'), space)
     plt.close('all')
