@@ -361,7 +361,8 @@ def test_a_stopped_indexer_keeps_what_it_has_and_says_how_to_go_on(films, checkp
             'whole, seen = index._decode_all, []\n'
             'def stopping(*arguments):\n    for pair in whole(*arguments):\n        seen.append(pair)\n'
             f'        if len(seen) == 7: os.kill(os.getpid(), signal.{kind})\n        yield pair\n'
-            'index._decode_all = stopping\nsys.exit(main(sys.argv[1:]))')
+            'index._decode_all = stopping\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
+            'sys.exit(main(sys.argv[1:]))')
     command = ['index', str(films), '--out', str(tmp_path / 'g'), '--model', str(checkpoint),
                '--device', 'cpu', '--workers', '1', '--batch', '4']
     done = subprocess.run([sys.executable, '-c', code, *command], capture_output=True, text=True)
