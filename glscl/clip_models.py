@@ -104,7 +104,7 @@ class ClipModel(nn.Module):
         return self.encode_words(sentence, words, mask)
 
     def _encode_clips(self, batch):
-        mask = sent(batch.frame_mask, self.device)
+        mask = mask_on(batch.frame_mask, self.device)
         if batch.features is None:
             frames = pixels(batch.frames, mask, self.device)[0]
             return self.encode_videos(frames, batch.frame_mask)
@@ -132,10 +132,14 @@ class ClipModel(nn.Module):
         mask[:, 0] = True         # an empty video needs some features; they are masked later on
         if not self.config.mask_padding:
             mask[:] = True        # as released: padding goes through the tower, and is attended to
-        valid = sent(mask.flatten().nonzero().squeeze(1), frames.device)    # [valid frames]
-        of_valid = self.clip.encode_frames(frames.flatten(0, 1)[valid])     # [valid frames, D]
-        x = of_valid.new_zeros(mask.numel(), of_valid.shape[-1]).index_copy(0, valid, of_valid)
-        return self.encode_features(x.unflatten(0, mask.shape), sent(frame_mask, frames.device))
+        x = frames.flatten(0, 1)                                            # [V F, 3, H, W]
+        if mask.all():
+            x = self.clip.encode_frames(x)                                  # [V F, D]
+        else:
+            valid = sent(mask.flatten().nonzero().squeeze(1), x.device)     # [valid frames]
+            of_valid = self.clip.encode_frames(x[valid])                    # [valid frames, D]
+            x = of_valid.new_zeros(mask.numel(), of_valid.shape[-1]).index_copy(0, valid, of_valid)
+        return self.encode_features(x.unflatten(0, mask.shape), mask_on(frame_mask, x.device))
 
     def score(self, captions, paths):
         """How well captions fit video files: `score.score` says all.
@@ -160,6 +164,13 @@ class ClipModel(nn.Module):
         return [dict(params=parameters, lr=c.clip_lr if of_clip else c.lr,
                      weight_decay=c.weight_decay if decays else 0.0)
                 for (of_clip, decays), parameters in groups.items()]
+
+
+def mask_on(mask, device):
+    """A mask on that device. A full one, the usual one, is made there: no copy from the CPU."""
+    if mask.device.type == device.type or not mask.all():
+        return sent(mask, device)
+    return torch.ones_like(mask, device=device)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ class Config:
     freeze_clip: bool = False    # train what stands on top of CLIP only
     grad_checkpointing: bool = False  # recompute CLIP's activations in backward: slower, smaller
     compile: bool = False        # torch.compile of the image tower: needs a C++ compiler
+    cuda_graph: bool = False     # on one CUDA device: record a step, replay it (`glscl.cuda_graph`)
     deterministic: bool = False  # on CUDA the same numbers again, bit by bit; slower
     max_words: int = 32          # L, tokens, start and end included
     max_frames: int = 12         # F

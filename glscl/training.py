@@ -106,10 +106,12 @@ class Trainer:
         half = devices.precision(self.device) == torch.float16  # that alone needs scaled losses
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.step, self.best, self.history, self.seconds = 0, -1.0, [], 0.0
+        if self.config.cuda_graph:
+            from .cuda_graph import recorded
+            self.backward = recorded(self)
         # Rows of the history whose losses are still on the device, and how many may be.
         self.unread, self.read_every = [], 1
-        # One process writes; the others would only write the same once more.
-        self.writes = distributed.rank() == 0
+        self.writes = distributed.rank() == 0  # the others would only write the same once more
 
     def _check_sizes(self):
         if len(self.train) < 2:
@@ -152,7 +154,9 @@ class Trainer:
         batch = self._readable(batch).to(self.device)
         self.optimizer.zero_grad()
         losses = self.backward(batch)
-        self._released_gradients()
+        if self.config.released and distributed.world() > 1:
+            from .released.optimizer import share_as_released
+            share_as_released(self.model, distributed.world())
         # One norm over all gradients, CLIP's and the new modules' together, as in the paper's
         # recipe. In float16 the scaler's factor goes out first; it skips a step that overflowed.
         self.scaler.unscale_(self.optimizer)
@@ -220,11 +224,6 @@ class Trainer:
         if not readable.any():
             readable[0] = True
         return batch[readable]
-
-    def _released_gradients(self):
-        if self.config.released and distributed.world() > 1:
-            from .released.optimizer import share_as_released
-            share_as_released(self.model, distributed.world())
 
     # a run
 

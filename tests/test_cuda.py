@@ -1,6 +1,7 @@
 """What runs on an NVIDIA GPU, against the same on the CPU or in float64; skipped where there is none."""
 import pytest
 import torch
+from core.test_cuda_graph import LENGTHS, whole
 from search.galleries import TEXTS, copy_films
 from search.scoring_cases import WEIGHTS, check_best, check_close, exact, galleries, items, shapes
 
@@ -161,6 +162,26 @@ def test_a_step_waits_for_nothing_until_losses_are_read(config, splits):
     assert len(t.unread) == 8
     t.read()
     assert t.unread == []
+
+
+@pytest.mark.parametrize('capability', [(9, 0), (7, 5)], ids=['bfloat16', 'float16'])
+def test_a_recorded_step_is_the_plain_step(config, splits, monkeypatch, capability):
+    """Also while the next batch is fetched, with the same dropout, and after a validation."""
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda *_: capability)
+    totals, weights = [], []
+    for graph in (False, True):
+        t = trainer(config, splits, steps=len(LENGTHS), deterministic=True, cuda_graph=graph)
+        torch.manual_seed(1)
+        rows = []
+        for batch in ahead(whole(splits, LENGTHS), t.device):
+            rows.append(t.train_step(batch))
+            t.history.append(rows[-1])
+            if t.step == 5:
+                t.validate()
+        totals.append([row['total'] for row in rows])
+        weights.append(torch.cat([p.detach().double().flatten() for p in t.model.parameters()]))
+    assert len(t.backward.graphs) == 2 and totals[1] == pytest.approx(totals[0], rel=1e-3)
+    assert float((weights[0] - weights[1]).abs().max()) < 1e-3
 
 
 def test_a_loss_that_is_no_number_changes_no_weight_though_it_is_read_later(config, splits):

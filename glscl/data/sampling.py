@@ -1,4 +1,5 @@
 """Which frames of a video, and which pixels of a frame."""
+import functools
 import math
 import numbers
 from collections.abc import Sequence
@@ -111,9 +112,13 @@ def resize(frame: np.ndarray, size: int | None) -> np.ndarray:
 def normalise(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
     """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in CLIP's scale (torch tensors)."""
     frames = torch.as_tensor(frames).movedim(-1, -3).float() / 255
-    mean = sent(torch.tensor(CLIP_MEAN), frames.device).view(3, 1, 1)
-    std = sent(torch.tensor(CLIP_STD), frames.device).view(3, 1, 1)
+    mean, std = _scale(frames.device)
     return (frames - mean) / std
+
+
+@functools.cache  # sent once to a device, for each copy is a launch
+def _scale(device):
+    return [sent(torch.tensor(x), device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD)]
 
 
 def pixels(frames: np.ndarray | torch.Tensor, mask: Sequence | np.ndarray | torch.Tensor,

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from glscl import GLSCL, half_blocks
 from glscl.clip_blocks import Block, Norm, with_own_layers
+from glscl.data import sampling
 from glscl.data.batch import Batch
 from glscl.training import Step
 
@@ -123,13 +124,15 @@ class Waits(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.found, self.copied = [], 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, name, x = kwargs or {}, func.__name__.partition('.')[0], args[0] if args else None
         there = isinstance(x, torch.Tensor) and x.is_cuda
-        if name == '_to_copy' and 'cuda' in str(kwargs.get('device')) and not there and not kwargs.get('non_blocking'):
-            self.found.append('a copy that waits')
+        if name == '_to_copy' and 'cuda' in str(kwargs.get('device')) and not there:
+            self.copied += 1
+            if not kwargs.get('non_blocking'):
+                self.found.append('a copy that waits')
         if name == '_to_copy' and 'cpu' in str(kwargs.get('device')) and there:
             self.found.append('a copy back')
         if name in ('index', 'index_put_') and any(i is not None and i.dtype == torch.bool for i in args[1]):
@@ -158,8 +161,10 @@ def card(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda *_: True)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda *_: (9, 0))
     monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda x, *_: x)
+    sampling._scale.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
+    sampling._scale.cache_clear()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='pretends a card')
@@ -172,6 +177,22 @@ def test_a_forward_pass_never_waits_for_the_card(config, splits, monkeypatch, se
         batch = Batch(**vars(real.map(lambda x: torch.empty(x.shape, dtype=x.dtype, device='cuda'))))
         batch.frame_mask = torch.ones(6, 4, dtype=torch.bool)
         monkeypatch.setattr(torch.Tensor, 'nonzero', lambda mask: torch.empty(len(valid), 1, dtype=torch.long) if not mask.is_cuda else 1 / 0)
+        monkeypatch.setattr(torch.Tensor, 'all', lambda mask: 1 / 0 if mask.is_cuda else False)  # some lack frames
         with Waits() as waits:
             losses = step(batch)
     assert losses.total.is_cuda and waits.found == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='pretends a card')
+def test_where_no_frame_is_lacking_the_forward_pass_brings_nothing_from_the_cpu(config, splits, monkeypatch):
+    """Else a CUDA graph would hold the addresses of what is gone by its replay."""
+    model, real = GLSCL(config).train(), next(splits['train'].batches([range(6)]))
+    with card(monkeypatch):
+        step = Step(pretended(model))
+        batch = Batch(**vars(real.map(lambda x: torch.empty(x.shape, dtype=x.dtype, device='cuda'))))
+        batch.frame_mask = torch.ones(6, 4, dtype=torch.bool)
+        monkeypatch.setattr(torch.Tensor, 'all', lambda mask: 1 / 0 if mask.is_cuda else True)
+        step(batch)  # what stays on the card comes with the first
+        with Waits() as waits:
+            step(batch)
+    assert waits.copied == 0 and waits.found == []

@@ -577,10 +577,10 @@ def step_gradients(config, pairs, chunk, dropout=True, joined=False):
         t.model.eval()
     seen, states = {}, []
 
-    def keep():
+    def keep(optimizer):
         seen.update({name: p.grad.clone() for name, p in t.model.named_parameters() if p.grad is not None})
         states.append(torch.get_rng_state())
-    t._released_gradients = keep
+    t.scaler.unscale_ = keep
     with pytest.MonkeyPatch.context() as patch:
         if joined:
             patch.setattr(gradient_caching, 'cached_backward', in_one_graph)
