@@ -138,12 +138,26 @@ def _gather(x, sizes):
     rows are filled up and cut again."""
     filler = [0, 0] * (x.ndim - 1) + [0, max(sizes) - len(x)]
     padded = F.pad(x.to(torch.uint8) if x.dtype == torch.bool else x, filler).contiguous()
-    if x.requires_grad:
-        every = torch.distributed.nn.functional.all_gather(padded)
-    else:
-        every = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(every, padded)
+    every = _AllGather.apply(padded)                                        # [W, n, …]
     return torch.cat([part[:n] for part, n in zip(every, sizes)]).to(x.dtype)
+
+
+class _AllGather(torch.autograd.Function):
+    """What each process has of one shape, stacked; torch's own form is deprecated."""
+
+    @staticmethod
+    def forward(ctx, x):
+        """x [n, …] -> [W, n, …]"""
+        every = [torch.empty_like(x) for _ in range(world())]
+        dist.all_gather(every, x)
+        return torch.stack(every)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """[W, n, …] of every process -> [n, …]: what all of them ask of this one's rows"""
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[rank()]
 
 
 def parallel(module, unused=False):

@@ -339,6 +339,7 @@ def test_torchrun_trains_a_recipe(config, world_folder, tmp_path):
     told = subprocess.run(run, capture_output=True, text=True, timeout=240, env={**os.environ, 'OMP_NUM_THREADS': '1'},
                           cwd=Path(__file__).parents[2])
     assert told.returncode == 0, told.stderr[-3000:]
+    assert 'warning' not in told.stderr
     assert told.stdout.count('of 2: loss') == 2 and told.stdout.count('t2v R@1') == 1  # the first process alone speaks
     result = json.loads((tmp_path / 'run' / 'result.json').read_text())
     assert result['processes'] == 2 and result['steps'] == 2 and result['metrics']['t2v']['queries'] == 8
