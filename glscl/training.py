@@ -10,6 +10,7 @@ same order; they take the steps that one process would take, and the first one w
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,7 @@ class Step(nn.Module):
         if distributed.world() > 1:  # a process without a readable video has sent a blank one
             readable = videos.mask.any(1)
             if not readable.all():
-                texts, videos = texts[readable], videos[readable]
-                video_ids = video_ids[readable]
+                texts, videos, video_ids = texts[readable], videos[readable], video_ids[readable]
         with devices.autocast(self.model.device):
             return self.model.losses(texts, videos, video_ids)
 
@@ -84,7 +84,8 @@ class Trainer:
     of the captions. steps: how many (default: the config's epochs). eval_every: steps between
     validations (default: a quarter of all). Too few captions for a batch raise ValueError."""
 
-    def __init__(self, model, train, val, run_dir=None, seed=0, steps=None, eval_every=None):
+    def __init__(self, model: ClipModel, train, val, run_dir: str | Path | None = None,
+                 seed: int = 0, steps: int | None = None, eval_every: int | None = None):
         self.model, self.train, self.val, self.seed = model.train(), train, val, seed
         self.config, self.device = model.config, model.device
         self.run_dir = Path(run_dir) if run_dir else None
@@ -146,9 +147,7 @@ class Trainer:
     # a step
 
     def train_step(self, batch: Batch | None = None) -> dict:
-        """One optimizer step on a Batch (default: the next); returns the losses as floats.
-
-        A video that can no longer be read takes its captions out of the batch."""
+        """One optimizer step on a Batch (default: the next); returns the losses as floats."""
         if batch is None:
             batch = next(self.batches(self.step + 1))
         batch = self._readable(batch).to(self.device)
@@ -242,7 +241,8 @@ class Trainer:
         self.train = frozen_features(self.model, self.train)
         return self.train.batches(self.batch_rows(step) for step in range(self.step, until))
 
-    def run(self, until=None, log=print, save_every=None) -> ClipModel:
+    def run(self, until: int | None = None, log: Callable | None = print,
+            save_every: int | None = None) -> ClipModel:
         """Train to step `until` (default: the end), validating and saving on the way; returns the
         model, the best weights loaded.
 
@@ -255,8 +255,7 @@ class Trainer:
         from .runtime.signals import stop_noted, stopped
         until, save_every = until or self.total, save_every or self.eval_every
         start, saved = time.time() - self.seconds, time.time()
-        with (one_writer(self.run_dir), stop_noted() as noted,
-              Journal(self, log) as journal):
+        with one_writer(self.run_dir), stop_noted() as noted, Journal(self, log) as journal:
             for batch in ahead(self.batches(until), self.device):
                 self.history.append(self.train_step(batch))
                 finished = self.step == self.total

@@ -55,8 +55,8 @@ CALLED = ['checkpoints.load_model', 'checkpoints.save_model', 'checkpoints.save_
           'experiments.runs.draw_curves', 'experiments.runs.evaluate_run', 'experiments.runs.export_features', 'experiments.runs.train',
           'heads.model.build', 'heads.model.load', 'interaction.global_similarity', 'interaction.local_similarity', 'journal.read_history',
           'losses.contrastive', 'losses.inter_consistency', 'losses.intra_diversity', 'model.GLSCL.similarity', 'model.GLSCL.losses',
-          'model.GLSCL.encode', 'model.GLSCL.encode_texts', 'model.GLSCL.encode_videos', 'training.Trainer.train_step',
-          'training.warmup_cosine', 'clip_models.load_clip', 'metrics.ranks', 'metrics.retrieval_metrics', 'metrics.summary', 'notebook.begin', 'notebook.walkthrough', 'released.load',
+          'model.GLSCL.encode', 'model.GLSCL.encode_texts', 'model.GLSCL.encode_videos', 'training.Trainer.run',
+          'training.Trainer.train_step', 'training.warmup_cosine', 'clip_models.load_clip', 'metrics.ranks', 'metrics.retrieval_metrics', 'metrics.summary', 'notebook.begin', 'notebook.walkthrough', 'released.load',
           'rescoring.dual_softmax', 'rescoring.qb_norm', 'score.score', 'search.gallery.Gallery.search', 'search.index.index_videos']
 
 
