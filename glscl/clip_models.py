@@ -212,9 +212,7 @@ def build_clip(name, quick_gelu):
 def small_clip(vocabulary):
     """An untrained small Clip with rows for the tokens of these words, and their ids [n]."""
     tok = tokenizer()
-    ids = {tok.sot_token_id, tok.eot_token_id}
-    for word in vocabulary:
-        ids.update(tok.encode(word))
+    ids = {tok.sot_token_id, tok.eot_token_id}.union(*map(tok.encode, vocabulary))
     ids = torch.tensor(sorted(ids - {0}))
     return small_clip_of(ids), ids
 

@@ -50,9 +50,7 @@ def processes(device='auto'):
 
 def world():
     """W, how many processes there are."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size()
-    return 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank():
@@ -143,11 +141,10 @@ def _gather(x, sizes):
 
 
 class _AllGather(torch.autograd.Function):
-    """What each process has of one shape, stacked; torch's own form is deprecated."""
+    """[n, …] of each process -> [W, n, …] (torch's own form is deprecated)."""
 
     @staticmethod
     def forward(ctx, x):
-        """x [n, …] -> [W, n, …]"""
         every = [torch.empty_like(x) for _ in range(world())]
         dist.all_gather(every, x)
         return torch.stack(every)
@@ -172,9 +169,7 @@ def parallel(module, unused=False):
 
 def no_sync(module):
     """Within it gradients of a `parallel` module add up in each process, and are not shared."""
-    if world() == 1:
-        return contextlib.nullcontext()
-    return module.no_sync()
+    return module.no_sync() if world() > 1 else contextlib.nullcontext()
 
 
 def broadcast(model):
