@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..encoders import normalised
 from ..evaluation import encode
 from ..interaction import global_similarity, local_similarity
 from .tables import variants
@@ -39,6 +40,28 @@ def measures(model, texts, videos):
     S_g, S_l = parts(model, texts, videos)
     return dict(videos=alike(videos.concepts), texts=alike(texts.concepts),
                 std_global=float(S_g.std()), std_local=float(S_l.std()))
+
+
+@torch.no_grad()
+def layer_by_layer(local, frames, mask):
+    """Where the concepts of a video meet on their way through a LocalInteraction's decoder: array
+    [layers, 2], of each layer the mean cosine of what two queries read, and of what they became.
+
+    frames [V, F, D], mask [V, F]."""
+    seen = []
+
+    def note(module, given, out):
+        x = out[0] if isinstance(out, tuple) else out                       # [V, Q, D]
+        seen.append(alike(normalised(x))['within'])
+    watched = [part for layer in local.video_decoder.layers
+               for part in (layer.multihead_attn, layer.norm3)]
+    handles = [part.register_forward_hook(note) for part in watched]
+    try:
+        local.video_concepts(frames, mask)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return np.array(seen).reshape(-1, 2)
 
 
 PARTS = {'clip.clip.visual': 'image tower', 'clip.clip.logit_scale': 'scale', 'clip': 'text tower',

@@ -25,6 +25,16 @@ def test_alike_by_loops():
     assert one['within'] == pytest.approx(1) and one['between'] == pytest.approx(1)
 
 
+def test_concepts_are_followed_through_the_layers_of_a_decoder():
+    torch.manual_seed(0)
+    local = GLSCL(load_config('shapes', num_queries=3, decoder_layers=2)).local.eval()
+    frames, mask = torch.randn(5, 4, 128), torch.ones(5, 4, dtype=torch.bool)
+    read, became = concepts.layer_by_layer(local, frames, mask).T
+    assert len(read) == 2 and became[-1] == pytest.approx(concepts.alike(local.video_concepts(frames, mask))['within'])
+    del local.video_decoder.layers[1]
+    assert concepts.layer_by_layer(local, frames, mask)[0] == pytest.approx([read[0], became[0]])
+
+
 def test_a_run_in_process_stores_what_the_tables_need(tmp_path):
     videos = dict(train=64, val=16, test=24, bound=8, twins=4)
     spec = dict(in_process=True, base=dict(freeze_clip=True, steps=4, batch_size=16, captions=['all', 'bound', 'order twins'], videos=videos),
