@@ -20,7 +20,7 @@ from ..runtime.files import atomic_write
 from ..runtime.records import machine
 from ..training import Trainer
 from . import attributes
-from .concepts import measures, parts, watch
+from .concepts import layer_by_layer, measures, parts, watch
 from .twins import own_before_twin
 
 # parameters that are no settings
@@ -123,6 +123,8 @@ def _evaluated(model, pairs):
         scores['global'], scores['local'] = parts(model, texts, videos)
         found.update(concepts=measures(model, texts, videos), local_ms=_milliseconds(model, videos),
                      local_ranks=whole(ranks(scores['local'], owner)))
+        if hasattr(model.local.video_decoder, 'layers'):
+            found['layers'] = layer_by_layer(model.local, videos.frames, videos.mask).tolist()
     if 'twin' in pairs.table:
         found['own_first'] = {name: own_before_twin(score, pairs).tolist()
                               for name, score in scores.items()}

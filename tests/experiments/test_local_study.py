@@ -52,6 +52,7 @@ def test_a_run_in_process_stores_what_the_tables_need(tmp_path):
     assert plain['parameters_of_local'] == 0 and 'concepts' not in plain and slots['parameters_of_local'] == 67072
     assert [look['step'] for look in watched['curve']] == [0, 1, 2]
     assert {'hardware', 'versions', 'date', 'commit', 'threads'} <= set(slots)
+    assert len(watched['layers']) == 3 and 'layers' not in slots
     again = sweep.run(spec, tmp_path, say=lambda _: None)  # what is finished is left as it is
     assert [run['date'] for run in again['runs']] == [run['date'] for run in found['runs']]
     assert json.loads((tmp_path / 'results.json').read_text())['runs'][1]['ranks'] == slots['ranks']
