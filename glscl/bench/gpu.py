@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .. import cuda_scoring
 from ..clip_models import image_size
 from ..config import load_config
+from ..cuda_graph import EAGER
 from ..data.batch import Batch
 from ..data.prefetch import ahead
 from ..data.tokens import tokenize
@@ -165,10 +166,11 @@ def training_row(config, device, repeats, peak):
             trainer.train_step(next(batches))
     with Journal(trainer), contextlib.closing(batches):
         first = timed(steps, device)[1]
-        steps(2)
-        # What is compiled hides its products from the counter: the plain blocks do as many.
+        # What is compiled hides its products from the counter: the plain blocks do as many. A graph
+        # would too; it is recorded after this.
         with FlopCounterMode(display=False) as counter, torch.compiler.set_stance('force_eager'):
             steps()
+        steps(EAGER)
         if device == 'cuda':
             torch.cuda.reset_peak_memory_stats()
         n = trainer.read_every
