@@ -29,7 +29,7 @@ from .checkpoints import load_model
 from .clip_models import ClipModel
 from .config import SETTINGS, Config, cache_dir, load_config
 from .data.pairs import Pairs
-from .datasets.splits import load_split
+from .datasets.splits import load_split, load_test
 from .runtime.devices import pick_device
 from .runtime.files import atomic_write
 from .runtime.records import machine
@@ -48,7 +48,9 @@ PROFILES = {
 class Lesson:
     """A notebook's parameters, worked out.
 
-    videos: {split: how many of `shapes`}, None for all; data_dir and run_dir: existing or not."""
+    videos: {split: how many of `shapes`}, None for all; data_dir and run_dir: existing or not.
+    measured: the split that `load('test')` gave; absent: what `save_result` is to say of another
+    that was asked for."""
     config: Config
     profile: str
     videos: dict | None
@@ -56,10 +58,16 @@ class Lesson:
     device: torch.device
     data_dir: Path
     run_dir: Path
+    measured: str = 'test'
+    absent: dict = dataclasses.field(default_factory=dict)
 
     def load(self, split: str, captions: str = 'one') -> Pairs:
-        """Pairs of a split (`shapes` is rendered on first use)."""
-        return load_split(self.config, split, self.data_dir, captions, self.videos)
+        """Pairs of a split (`shapes` is rendered on first use); "test" as `load_test` has it."""
+        if split != 'test':
+            return load_split(self.config, split, self.data_dir, captions, self.videos)
+        found, self.absent = load_test(self.config, self.data_dir, captions, self.videos)
+        [(self.measured, pairs)] = found.items()
+        return pairs
 
     def model(self) -> ClipModel:
         """The model, of any head, that 04_training left in run_dir; without one, for `shapes`, the

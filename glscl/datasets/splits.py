@@ -30,6 +30,24 @@ def load_split(config: Config, split: str = 'test', data_dir: Folder | None = No
     return load_pairs(table, config, image_size(config.clip), log=log)
 
 
+def load_test(config: Config, data_dir: Folder | None = None, captions: str = 'one',
+              videos: dict[str, int] | None = None,
+              log: Log | None = None) -> tuple[dict[str, Pairs], dict[str, dict[str, int]]]:
+    """What a run is measured on: ({split: Pairs}, {}) of the test split.
+
+    Where none of its videos is there and select_on is "held_out", what is held out of the training
+    videos takes its place, and a line says so: ({"held_out": Pairs}, {"test": its counts}).
+    Arguments and other errors as `load_split`."""
+    try:
+        return {'test': load_split(config, 'test', data_dir, captions, videos, log)}, {}
+    except files.EmptySplit as empty:
+        if config.select_on != 'held_out':
+            raise
+        lost = dict(listed=empty.listed, missing=empty.listed, unreadable=0, used=0)
+    (log or print)('there is no test video: what is held out measures the run too')
+    return {'held_out': load_split(config, 'held_out', data_dir, log=log)}, {'test': lost}
+
+
 def bank_captions(config: Config, data_dir: Folder | None = None) -> list[str]:
     """The first caption of each training video: what QB-Norm's bank is made of."""
     if config.dataset == 'shapes':
