@@ -6,11 +6,11 @@ import sys
 from typing import Annotated, Literal
 
 import tyro
-import yaml
 from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 from . import __version__
+from .runtime.files import read_value
 from .runtime.places import writable_files, writable_folders
 from .runtime.terminal import shown, warnings_as_lines
 
@@ -259,7 +259,7 @@ def walkthrough(name: str | None = None, profile: str = 'small', notebooks: str 
         notebooks: The folder of the notebooks; the repository's if none is given.
         out: Where the runs lie.
     """
-    parameters = {key: parse_value(key, text) for key, text in parameters}
+    parameters = {key: read_value(key, text) for key, text in parameters}
     writable_folders(out=out)
     from .notebook import walkthrough
     walkthrough(name, profile, out=out, parameters=parameters, **given(notebooks=notebooks))
@@ -402,16 +402,8 @@ def parse_settings(groups):
         key, equals, text = item.partition('=')
         if not equals or not key:
             raise ValueError(f'--set takes KEY=VALUE, as in --set epochs=3, not {item!r}')
-        settings[key] = parse_value(key, text)
+        settings[key] = read_value(key, text)
     return settings
-
-
-def parse_value(name, text):
-    """A value as a YAML file would have it: 3 is a number, true a truth value, null is None."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f'{name}: {text!r} cannot be read as a value; put it in quotes') from None
 
 
 def at_home(word):

@@ -27,10 +27,10 @@ import torch
 from . import heads
 from .checkpoints import load_model
 from .clip_models import ClipModel
-from .config import SETTINGS, Config, cache_dir, load_config
+from .config import SETTINGS, Config, load_config
 from .data.pairs import Pairs
-from .datasets.splits import load_split, load_test
-from .runtime.devices import pick_device
+from .datasets.splits import kept, load_split, load_test
+from .runtime.devices import pick_device, whole_seed
 from .runtime.files import atomic_write
 from .runtime.records import machine
 
@@ -117,9 +117,8 @@ def begin(profile: str = 'small', seed: int = 0, device: str | torch.device = 'a
 
     Empty folders mean the user's cache. A data set other than `shapes` starts from the paper's
     defaults and needs its data_dir; without it, or with an unknown profile: ValueError."""
-    if not isinstance(seed, int):
-        raise ValueError(f'seed must be a whole number, not {seed!r}')
-    if profile not in PROFILES:
+    seed = whole_seed(seed)
+    if profile not in [*PROFILES]:
         raise ValueError(f'unknown profile {profile!r}; there are {", ".join(PROFILES)}')
     chosen, dataset = PROFILES[profile], settings.get('dataset', 'shapes')
     if dataset == 'shapes':
@@ -131,9 +130,9 @@ def begin(profile: str = 'small', seed: int = 0, device: str | torch.device = 'a
     else:
         raise ValueError(f'{dataset} lies where you keep it: name its folder as data_dir '
                          f'(layout: data/README.md)')
-    data_dir = Path(data_dir).expanduser() if data_dir else cache_dir()
-    run_dir = Path(run_dir).expanduser() if run_dir else cache_dir() / 'runs' / name
-    return Lesson(config, profile, chosen['videos'], seed, pick_device(device), data_dir, run_dir)
+    run_dir = Path(run_dir or kept() / 'runs' / name).expanduser()
+    return Lesson(config, profile, chosen['videos'], seed, pick_device(device), kept(data_dir),
+                  run_dir)
 
 
 def typed(answer: Callable[[str], Any], sentence: str) -> None:

@@ -6,13 +6,12 @@ import random
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
 
-from ..config import cache_dir
 from ..data.pairs import load_pairs
 from . import shapes
+from .splits import kept
 
 
 def load_bound(config, data_dir=None, videos=400, seed=0, log=None):
@@ -20,7 +19,7 @@ def load_bound(config, data_dir=None, videos=400, seed=0, log=None):
     twins, and their captions differ by the colours alone.
 
     data_dir: where they are kept, as for `shapes`."""
-    root = Path(data_dir) if data_dir else cache_dir()
+    root = kept(data_dir)
     folder = _build(root / f'bound-{seed}-{videos}', videos, seed)
     rows = [json.loads(line) for line in
             (folder / 'test.jsonl').read_text(encoding='utf-8').splitlines()]

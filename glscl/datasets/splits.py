@@ -51,11 +51,16 @@ def load_test(config: Config, data_dir: Folder | None = None, captions: str = 'o
 def bank_captions(config: Config, data_dir: Folder | None = None) -> list[str]:
     """The first caption of each training video: what QB-Norm's bank is made of."""
     if config.dataset == 'shapes':
-        table = shapes_table(shapes.build(Path(data_dir) if data_dir else cache_dir()), 'train')
+        table = shapes_table(shapes.build(kept(data_dir)), 'train')
         return table.drop_duplicates('video_id')['caption'].tolist()
     table = readers.load_table(config.dataset, 'bank', data_dir, config.select_on,
                                require_videos=False)
     return table['caption'].tolist()
+
+
+def kept(data_dir: Folder | None = None) -> Path:
+    """The folder that rendered videos and their frames are kept in: data_dir, else the cache's."""
+    return Path(data_dir or cache_dir()).expanduser()
 
 
 def load_shapes(config: Config, split: str = 'test', captions: str = 'one',
@@ -65,7 +70,7 @@ def load_shapes(config: Config, split: str = 'test', captions: str = 'one',
 
     data_dir: where it is kept; videos: {split: number}, for a small world; the rest as in
     `shapes_table` and `shapes.build`."""
-    root = Path(data_dir) if data_dir else cache_dir()
+    root = kept(data_dir)
     folder = shapes.build(root, videos, seed, difficulty)
     table = shapes_table(folder, split, captions)
     return load_pairs(table, config, cache=root / 'frames', log=log)
