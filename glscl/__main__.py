@@ -12,6 +12,7 @@ from tyro.extras import SubcommandApp
 from . import __version__
 from .runtime.files import read_value
 from .runtime.places import writable_files, writable_folders
+from .runtime.signals import ended_as_interrupted
 from .runtime.terminal import shown, warnings_as_lines
 
 app = SubcommandApp()
@@ -438,14 +439,14 @@ def main(argv=None):
         return 0
     command = ' '.join(['glscl', *argv[:2 if argv[:1] == ['bench'] else 1]])
     try:
-        with warnings_as_lines():
+        with warnings_as_lines(), ended_as_interrupted():
             return run(argv or ['--help'])
     except BrokenPipeError:  # whoever read the output has enough, as in `glscl … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as stop:
         print(f'{command}: {shown(stop) or "stopped"}', file=sys.stderr)
-        return 130
+        return getattr(stop, 'status', 130)
     except MemoryError:
         print(f'{command}: out of memory: make the batch smaller', file=sys.stderr)
         return 1

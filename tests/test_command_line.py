@@ -4,8 +4,10 @@ import inspect
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from unittest import mock
 
 import pytest
@@ -281,6 +283,41 @@ def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr('glscl.experiments.doctor.check', mock.Mock(side_effect=kept))
     assert main(['check']) == 130
     assert capsys.readouterr().err == 'glscl check: stopped at step 3 of 9; saved\n'
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='ends the process there')
+def test_a_cluster_that_ends_it_lets_it_take_away_what_is_half_done(monkeypatch, capsys):
+    taken = []
+
+    def check(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            taken.append(1)
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    monkeypatch.setattr('glscl.experiments.doctor.check', check)
+    assert main(['check']) == 143 and taken == [1]
+    assert capsys.readouterr().err == 'glscl check: stopped\n' and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='looks for processes in /proc')
+def test_rendering_that_is_stopped_leaves_nothing_behind(tmp_path):
+    """Neither a process nor a folder, whether one process is told or all of them, as at a terminal."""
+    code = ('import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom glscl.datasets import shapes\n'
+            'from glscl.runtime.signals import ended_as_interrupted\n'
+            'with ended_as_interrupted(): shapes.build(sys.argv[1], workers=2)')
+    for number, tell in ((signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)):
+        process = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], start_new_session=True, stderr=subprocess.PIPE, text=True)
+        end = time.time() + 100
+        while not list(tmp_path.glob('.shapes*/train/*.mp4')) and time.time() < end:
+            time.sleep(0.05)
+        tell(process.pid, number)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode and said.count('Traceback') == 1 and list(tmp_path.iterdir()) == []
+        with pytest.raises(ProcessLookupError):  # nobody is left of its group
+            time.sleep(0.5)
+            os.killpg(process.pid, 0)
 
 
 def typed(*words, **options):
