@@ -6,12 +6,13 @@ import sys
 from typing import Annotated, Literal
 
 import tyro
-import yaml
 from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 from . import __version__
+from .runtime.files import read_value
 from .runtime.places import writable_files, writable_folders
+from .runtime.signals import ended_as_interrupted
 from .runtime.terminal import shown, warnings_as_lines
 
 app = SubcommandApp()
@@ -259,7 +260,7 @@ def walkthrough(name: str | None = None, profile: str = 'small', notebooks: str 
         notebooks: The folder of the notebooks; the repository's if none is given.
         out: Where the runs lie.
     """
-    parameters = {key: parse_value(key, text) for key, text in parameters}
+    parameters = {key: read_value(key, text) for key, text in parameters}
     writable_folders(out=out)
     from .notebook import walkthrough
     walkthrough(name, profile, out=out, parameters=parameters, **given(notebooks=notebooks))
@@ -402,16 +403,8 @@ def parse_settings(groups):
         key, equals, text = item.partition('=')
         if not equals or not key:
             raise ValueError(f'--set takes KEY=VALUE, as in --set epochs=3, not {item!r}')
-        settings[key] = parse_value(key, text)
+        settings[key] = read_value(key, text)
     return settings
-
-
-def parse_value(name, text):
-    """A value as a YAML file would have it: 3 is a number, true a truth value, null is None."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f'{name}: {text!r} cannot be read as a value; put it in quotes') from None
 
 
 def at_home(word):
@@ -446,14 +439,14 @@ def main(argv=None):
         return 0
     command = ' '.join(['glscl', *argv[:2 if argv[:1] == ['bench'] else 1]])
     try:
-        with warnings_as_lines():
+        with warnings_as_lines(), ended_as_interrupted():
             return run(argv or ['--help'])
     except BrokenPipeError:  # whoever read the output has enough, as in `glscl … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as stop:
         print(f'{command}: {shown(stop) or "stopped"}', file=sys.stderr)
-        return 130
+        return getattr(stop, 'status', 130)
     except MemoryError:
         print(f'{command}: out of memory: make the batch smaller', file=sys.stderr)
         return 1

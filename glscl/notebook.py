@@ -27,10 +27,10 @@ import torch
 from . import heads
 from .checkpoints import load_model
 from .clip_models import ClipModel
-from .config import SETTINGS, Config, cache_dir, load_config
+from .config import SETTINGS, Config, load_config
 from .data.pairs import Pairs
-from .datasets.splits import load_split
-from .runtime.devices import pick_device
+from .datasets.splits import kept, load_split, load_test
+from .runtime.devices import pick_device, whole_seed
 from .runtime.files import atomic_write
 from .runtime.records import machine
 
@@ -48,7 +48,9 @@ PROFILES = {
 class Lesson:
     """A notebook's parameters, worked out.
 
-    videos: {split: how many of `shapes`}, None for all; data_dir and run_dir: existing or not."""
+    videos: {split: how many of `shapes`}, None for all; data_dir and run_dir: existing or not.
+    measured: the split that `load('test')` gave; absent: what `save_result` is to say of another
+    that was asked for."""
     config: Config
     profile: str
     videos: dict | None
@@ -56,10 +58,16 @@ class Lesson:
     device: torch.device
     data_dir: Path
     run_dir: Path
+    measured: str = 'test'
+    absent: dict = dataclasses.field(default_factory=dict)
 
     def load(self, split: str, captions: str = 'one') -> Pairs:
-        """Pairs of a split (`shapes` is rendered on first use)."""
-        return load_split(self.config, split, self.data_dir, captions, self.videos)
+        """Pairs of a split (`shapes` is rendered on first use); "test" as `load_test` has it."""
+        if split != 'test':
+            return load_split(self.config, split, self.data_dir, captions, self.videos)
+        found, self.absent = load_test(self.config, self.data_dir, captions, self.videos)
+        [(self.measured, pairs)] = found.items()
+        return pairs
 
     def model(self) -> ClipModel:
         """The model, of any head, that 04_training left in run_dir; without one, for `shapes`, the
@@ -109,9 +117,8 @@ def begin(profile: str = 'small', seed: int = 0, device: str | torch.device = 'a
 
     Empty folders mean the user's cache. A data set other than `shapes` starts from the paper's
     defaults and needs its data_dir; without it, or with an unknown profile: ValueError."""
-    if not isinstance(seed, int):
-        raise ValueError(f'seed must be a whole number, not {seed!r}')
-    if profile not in PROFILES:
+    seed = whole_seed(seed)
+    if profile not in [*PROFILES]:
         raise ValueError(f'unknown profile {profile!r}; there are {", ".join(PROFILES)}')
     chosen, dataset = PROFILES[profile], settings.get('dataset', 'shapes')
     if dataset == 'shapes':
@@ -123,9 +130,9 @@ def begin(profile: str = 'small', seed: int = 0, device: str | torch.device = 'a
     else:
         raise ValueError(f'{dataset} lies where you keep it: name its folder as data_dir '
                          f'(layout: data/README.md)')
-    data_dir = Path(data_dir).expanduser() if data_dir else cache_dir()
-    run_dir = Path(run_dir).expanduser() if run_dir else cache_dir() / 'runs' / name
-    return Lesson(config, profile, chosen['videos'], seed, pick_device(device), data_dir, run_dir)
+    run_dir = Path(run_dir or kept() / 'runs' / name).expanduser()
+    return Lesson(config, profile, chosen['videos'], seed, pick_device(device), kept(data_dir),
+                  run_dir)
 
 
 def typed(answer: Callable[[str], Any], sentence: str) -> None:

@@ -2,15 +2,23 @@
 import importlib
 import inspect
 import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from unittest import mock
 
 import pytest
 
 from glscl import __version__
 from glscl.__main__ import COMMANDS, at_home, main
+from glscl.config import Config, load_config
+from glscl.datasets.splits import kept
+from glscl.experiments import sweep
+from glscl.notebook import begin
+from glscl.runtime.files import read_yaml
 
 BENCHES = ('scoring', 'gpu', 'heads', 'costs', 'data', 'search')
 
@@ -225,7 +233,7 @@ def test_what_is_unknown_or_missing_is_named_with_what_there_is(line, shown, cap
 @pytest.mark.parametrize('line, said', [
     ('train --set epochs', "glscl train: --set takes KEY=VALUE, as in --set epochs=3, not 'epoc"),
     ('train --set =3', "not '=3'"),
-    ('train --set a=[1', "glscl train: a: '[1' cannot be read as a value"),
+    ('train --set a=[1', "glscl train: a: '[1' cannot be read as a value"), ('train --set a=2020-13-45', "a: '2020-13-45' cannot be read as a value"),
     ('check --recipe nowhere', "glscl check: unknown recipe 'nowhere'"),
     ('check --recipe nowhere.yaml', 'nowhere.yaml: no such'),
     ('index --out g', 'glscl index: name the videos'),
@@ -277,6 +285,41 @@ def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
     assert capsys.readouterr().err == 'glscl check: stopped at step 3 of 9; saved\n'
 
 
+@pytest.mark.skipif(os.name == 'nt', reason='ends the process there')
+def test_a_cluster_that_ends_it_lets_it_take_away_what_is_half_done(monkeypatch, capsys):
+    taken = []
+
+    def check(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            taken.append(1)
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    monkeypatch.setattr('glscl.experiments.doctor.check', check)
+    assert main(['check']) == 143 and taken == [1]
+    assert capsys.readouterr().err == 'glscl check: stopped\n' and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='looks for processes in /proc')
+def test_rendering_that_is_stopped_leaves_nothing_behind(tmp_path):
+    """Neither a process nor a folder, whether one process is told or all of them, as at a terminal."""
+    code = ('import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom glscl.datasets import shapes\n'
+            'from glscl.runtime.signals import ended_as_interrupted\n'
+            'with ended_as_interrupted(): shapes.build(sys.argv[1], workers=2)')
+    for number, tell in ((signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)):
+        process = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], start_new_session=True, stderr=subprocess.PIPE, text=True)
+        end = time.time() + 100
+        while not list(tmp_path.glob('.shapes*/train/*.mp4')) and time.time() < end:
+            time.sleep(0.05)
+        tell(process.pid, number)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode and said.count('Traceback') == 1 and list(tmp_path.iterdir()) == []
+        with pytest.raises(ProcessLookupError):  # nobody is left of its group
+            time.sleep(0.5)
+            os.killpg(process.pid, 0)
+
+
 def typed(*words, **options):
     """A line typed in a shell of its own."""
     return subprocess.run([sys.executable, '-m', 'glscl', *words], stderr=subprocess.PIPE,
@@ -295,3 +338,82 @@ def test_a_closed_pipe_ends_silently():
 def test_a_name_that_the_terminal_cannot_show_is_escaped():
     process = typed('train', '--set', '\u2603', env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
     assert process.returncode == 1 and "not '\\u2603'" in process.stderr
+
+
+# ---- settings, whichever way they come
+
+def by_the_flag(tmp_path, name, text):
+    from glscl.__main__ import parse_settings
+    return load_config('shapes', **parse_settings(((f'{name}={text}',),)))
+
+
+def by_a_recipe(tmp_path, name, text):
+    (tmp_path / 'mine.yaml').write_text(f'{name}: {text}\n', encoding='utf-8')
+    return load_config(tmp_path / 'mine.yaml')
+
+
+def by_a_sweep(tmp_path, name, text):
+    (tmp_path / 'sweep.yaml').write_text(f'base:\n  {name}: {text}\nvariants: {{base: {{}}}}\n', encoding='utf-8')
+    [one] = sweep.expand(read_yaml(tmp_path / 'sweep.yaml'))
+    return begin(device='cpu', **one['parameters']).config
+
+
+def by_papermill(tmp_path, name, text):
+    from papermill.cli import _resolve_type
+    return begin(device='cpu', **{name: _resolve_type(text)}).config
+
+
+def by_walkthrough(tmp_path, name, text):
+    with mock.patch('glscl.notebook.walkthrough') as called:
+        assert main(['walkthrough', '--name', 'x', '--out', str(tmp_path), '-p', name, text]) == 0
+    return begin(device='cpu', **called.call_args.kwargs['parameters']).config
+
+
+WAYS = (by_the_flag, by_a_recipe, by_a_sweep, by_papermill, by_walkthrough)
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('name, text, value', [
+    ('lr', '1e-4', 1e-4), ('lr', '.5', 0.5), ('epochs', '5', 5.0), ('epochs', '1e1', 10.0), ('batch_size', '16.0', 16), ('batch_size', '1_6', 16),
+    ('max_frames', '012', 12), ('batch_size', '017', 17), ('lr', '+010', 10.0), ('mask_padding', 'False', False), ('mask_padding', '0', False),
+    ('clip_pretrained', 'null', None), ('clip_pretrained', 'None', None), ('temporal', 'none', 'none'), ('local_weight', '0', 0.0)])
+def test_a_setting_is_the_same_whichever_way_it_comes(way, name, text, value, tmp_path):
+    assert getattr(way(tmp_path, name, text), name) == value
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('name, text', [
+    ('batch_size', '1:30'), ('batch_size', '0x10'), ('batch_size', '0b11'), ('batch_size', 'two'), ('lr', '1,5'), ('lr', 'True'), ('mask_padding', 'y'),
+    ('temporal', 'Transformer'), ('select_on', 'held-out'), ('max_frames', '0'), ('max_words', '2.5')])
+def test_a_wrong_setting_is_refused_alike_whichever_way_it_comes(way, name, text, tmp_path):
+    with pytest.raises(ValueError) as wrong:
+        Config(**{name: text})
+    with pytest.raises(ValueError) as told:
+        way(tmp_path, name, text)
+    # a number in the text is read as one on most ways
+    assert str(told.value).replace("'", '') == str(wrong.value).replace("'", '')
+
+
+def test_a_seed_is_the_same_in_notebooks_sweeps_and_runs():
+    import numpy as np
+
+    from glscl.experiments import in_process
+    from glscl.runtime.devices import seed_everything
+    assert begin(device='cpu', seed=np.int64(3)).seed == 3
+    for seed in (True, -1, 1.5, '1', None, 2 ** 63):
+        said = re.escape(f'seed must be a whole number from 0 to {2 ** 63 - 1}, not {seed!r}')
+        run = dict(name='a', seed=seed, parameters={})
+        for take in (seed_everything, lambda seed: begin(device='cpu', seed=seed), lambda _: in_process.check([run]), lambda _: sweep.check([run])):
+            with pytest.raises(ValueError, match=said):
+                take(seed)
+    with pytest.raises(ValueError, match="'a': parameters: unknown key None"):  # as `{lr: 1,5}` has it
+        in_process.check([dict(name='a', seed=0, parameters={None: 5})])
+
+
+def test_a_home_in_a_name_is_meant_in_python_too(tmp_path, monkeypatch):
+    for name in ('HOME', 'USERPROFILE'):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert kept('~/films') == tmp_path / 'films' == begin(device='cpu', data_dir='~/films').data_dir
+    monkeypatch.setenv('GLSCL_CACHE', '~/cache')
+    lesson = begin(device='cpu')
+    assert kept() == tmp_path / 'cache' == lesson.data_dir and lesson.run_dir.is_relative_to(tmp_path)

@@ -4,9 +4,11 @@ import importlib
 import inspect
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import glscl
 
@@ -108,3 +110,15 @@ def inherited(path, name, method):
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_whatever_is_public_has_a_docstring(path):
     assert list(undescribed(path)) == []
+
+
+def test_what_is_installed_takes_the_versions_of_the_constraints():
+    """Else an extra could not be installed with them: run it where `demo`, `search` and `tensorboard` are, too."""
+    pins = [Requirement(line) for line in (ROOT / 'constraints.txt').read_text().splitlines() if line[:1] != '#']
+    pins = {pin.name.lower().replace('_', '-'): pin.specifier for pin in pins}
+    assert len(pins) > 20
+    for found in distributions():
+        for need in map(Requirement, found.requires or ()):
+            for pin in pins.get(need.name.lower().replace('_', '-'), ()):
+                if not need.marker or need.marker.evaluate({'extra': ''}):
+                    assert pin.version in need.specifier, f'{found.name} takes {need}, constraints.txt pins {pin}'

@@ -1,18 +1,11 @@
 """Videos in pairs that differ in nothing but what belongs to what: a red star and then a blue ring,
 or a blue star and then a red ring. Who sees only what there is cannot tell them apart."""
 import copy
-import json
 import random
-import shutil
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
-from pathlib import Path
 
-import pandas as pd
-
-from ..config import cache_dir
 from ..data.pairs import load_pairs
 from . import shapes
+from .splits import kept, shapes_table
 
 
 def load_bound(config, data_dir=None, videos=400, seed=0, log=None):
@@ -20,12 +13,11 @@ def load_bound(config, data_dir=None, videos=400, seed=0, log=None):
     twins, and their captions differ by the colours alone.
 
     data_dir: where they are kept, as for `shapes`."""
-    root = Path(data_dir) if data_dir else cache_dir()
-    folder = _build(root / f'bound-{seed}-{videos}', videos, seed)
-    rows = [json.loads(line) for line in
-            (folder / 'test.jsonl').read_text(encoding='utf-8').splitlines()]
-    table = pd.DataFrame([dict(video_id=row['video_id'], caption=row['caption'],
-                               path=str(folder / f'{row["video_id"]}.mp4')) for row in rows])
+    root = kept(data_dir)
+    scenes, facts, captions = zip(*twins(videos, seed))
+    rows = [[dict(caption=caption, kind='order', facts=of)] for caption, of in zip(captions, facts)]
+    folder = shapes.render_splits(root / f'twins-bound-{seed}-{videos}', [('bound', scenes, rows)])
+    table = shapes_table(folder, 'bound').drop(columns='kind')
     return load_pairs(table, config, cache=root / 'frames', log=log)
 
 
@@ -50,27 +42,3 @@ def twins(videos=400, seed=0):
             caption = shapes.say_order(facts, random.Random(wording), plain=True)
             found.append((video, facts, caption))
     return found[:videos]
-
-
-def _build(folder, videos, seed):
-    if (folder / 'test.jsonl').exists():
-        return folder
-    half = folder.with_name(f'.{folder.name}')
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
-    jobs = []
-    with open(half / 'test.jsonl', 'w', encoding='utf-8') as file:
-        for i, (scenes, facts, caption) in enumerate(twins(videos, seed)):
-            row = dict(video_id=f'bound{i:04d}', caption=caption, facts=facts,
-                       scenes=[asdict(scene) for scene in scenes])
-            file.write(json.dumps(row) + '\n')
-            jobs.append((half / f'bound{i:04d}.mp4', scenes))
-    with ProcessPoolExecutor(2) as pool:
-        list(pool.map(_write, jobs, chunksize=32))
-    half.rename(folder)
-    return folder
-
-
-def _write(job):
-    path, scenes = job
-    shapes.write_video(path, shapes.render(scenes), shapes.FPS)

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ..data.workers import start_pool
 from ..runtime.progress import told
 
 SIZE, FPS = 64, 3  # pixels, frames per second
@@ -392,8 +392,8 @@ def render_splits(folder, splits, workers=None):
     half = folder.with_name(f'.{folder.name}.{os.getpid()}')
     try:
         jobs = [job for split in splits for job in _write_captions(half, *split)]
-        with ProcessPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-            rendered = pool.map(_render, jobs, chunksize=32)
+        with start_pool(workers or min(8, os.cpu_count() or 1)) as pool:
+            rendered = pool.map(_render, jobs, chunksize=8)  # whoever stops it waits for a few
             list(told(rendered, 'rendering', 'videos', len(jobs)))
         try:
             half.rename(folder)

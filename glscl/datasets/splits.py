@@ -30,14 +30,37 @@ def load_split(config: Config, split: str = 'test', data_dir: Folder | None = No
     return load_pairs(table, config, image_size(config.clip), log=log)
 
 
+def load_test(config: Config, data_dir: Folder | None = None, captions: str = 'one',
+              videos: dict[str, int] | None = None,
+              log: Log | None = None) -> tuple[dict[str, Pairs], dict[str, dict[str, int]]]:
+    """What a run is measured on: ({split: Pairs}, {}) of the test split.
+
+    Where none of its videos is there and select_on is "held_out", what is held out of the training
+    videos takes its place, and a line says so: ({"held_out": Pairs}, {"test": its counts}).
+    Arguments and other errors as `load_split`."""
+    try:
+        return {'test': load_split(config, 'test', data_dir, captions, videos, log)}, {}
+    except files.EmptySplit as empty:
+        if config.select_on != 'held_out':
+            raise
+        lost = dict(listed=empty.listed, missing=empty.listed, unreadable=0, used=0)
+    (log or print)('there is no test video: what is held out measures the run too')
+    return {'held_out': load_split(config, 'held_out', data_dir, log=log)}, {'test': lost}
+
+
 def bank_captions(config: Config, data_dir: Folder | None = None) -> list[str]:
     """The first caption of each training video: what QB-Norm's bank is made of."""
     if config.dataset == 'shapes':
-        table = shapes_table(shapes.build(Path(data_dir) if data_dir else cache_dir()), 'train')
+        table = shapes_table(shapes.build(kept(data_dir)), 'train')
         return table.drop_duplicates('video_id')['caption'].tolist()
     table = readers.load_table(config.dataset, 'bank', data_dir, config.select_on,
                                require_videos=False)
     return table['caption'].tolist()
+
+
+def kept(data_dir: Folder | None = None) -> Path:
+    """The folder that rendered videos and their frames are kept in: data_dir, else the cache's."""
+    return Path(data_dir or cache_dir()).expanduser()
 
 
 def load_shapes(config: Config, split: str = 'test', captions: str = 'one',
@@ -47,7 +70,7 @@ def load_shapes(config: Config, split: str = 'test', captions: str = 'one',
 
     data_dir: where it is kept; videos: {split: number}, for a small world; the rest as in
     `shapes_table` and `shapes.build`."""
-    root = Path(data_dir) if data_dir else cache_dir()
+    root = kept(data_dir)
     folder = shapes.build(root, videos, seed, difficulty)
     table = shapes_table(folder, split, captions)
     return load_pairs(table, config, cache=root / 'frames', log=log)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import cache_dir
 from ..data.pairs import load_pairs
 from . import shapes
-from .splits import shapes_table
+from .splits import kept, shapes_table
 
 KINDS = ('order', 'direction')
 OPPOSITE = {'left': 'right', 'right': 'left', 'up': 'down', 'down': 'up'}
@@ -24,14 +23,14 @@ def load_twins(config, kind='order', count=200, data_dir=None, seed=0, log=None)
     """Render (once) and load `count` pairs of twins: Pairs of 2 `count` videos, a caption each.
 
     data_dir: where `shapes` is kept. Errors as `describe`, `shapes.build` and `load_pairs`."""
-    root = Path(data_dir) if data_dir else cache_dir()
+    root = kept(data_dir)
     return load_pairs(twins(root, kind, count, seed), config, cache=root / 'frames', log=log)
 
 
 def twins(root, kind='order', count=200, seed=0):
     """Render (once) under `root` and list: a DataFrame as `shapes_table`, and the column `twin`,
     the video_id of the other one of the pair. Errors as `describe` and `shapes.build`."""
-    folder = Path(root).expanduser() / f'twins-{kind}-{seed}-{count}'
+    folder = Path(root) / f'twins-{kind}-{seed}-{count}'
     table = shapes_table(shapes.render_splits(folder, [(kind, *describe(kind, count, seed))]), kind)
     ids = table['video_id'].to_numpy().reshape(-1, 2)
     return table.assign(twin=ids[:, ::-1].ravel())

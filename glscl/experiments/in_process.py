@@ -8,14 +8,14 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ..config import load_config
+from ..config import SETTINGS, load_config, refuse_unknown
 from ..datasets.bound import load_bound
 from ..datasets.splits import load_shapes
 from ..datasets.twins import load_twins
 from ..evaluation import encode
 from ..metrics import both_ranks, ranks, retrieval_metrics, summary, whole
 from ..model import GLSCL
-from ..runtime.devices import pick_device, seed_everything
+from ..runtime.devices import pick_device, seed_everything, whole_seed
 from ..runtime.files import atomic_write
 from ..runtime.records import machine
 from ..training import Trainer
@@ -31,7 +31,9 @@ def check(runs):
     """Refuse (ValueError) settings that cannot be, before the first run starts."""
     for one in runs:
         try:
+            refuse_unknown(one['parameters'], (*OWN, *SETTINGS), 'parameters')
             _config(one['parameters'])
+            whole_seed(one['seed'])
         except ValueError as error:
             raise ValueError(f'{one["name"]!r}: {error}') from None
 

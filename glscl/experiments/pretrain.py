@@ -7,7 +7,6 @@ uses. Contrastive loss as in CLIP; about half an hour on 2 cores."""
 import json
 import math
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from ..clip_models import small_clip
 from ..data.sampling import normalise, resize
 from ..data.tokens import tokenize
+from ..data.workers import start_pool
 from ..datasets import shapes
 from ..encoders import normalised
 from ..losses import contrastive
@@ -65,7 +65,7 @@ def frame_pool(n, seed, workers=2):
     """n frames and captions: uint8 [n, 32, 32, 3], token ids [n, 32], mask [n, 32]."""
     chunk = 1000
     seeds = range(seed, seed + n // chunk)
-    with ProcessPoolExecutor(workers) as pool:
+    with start_pool(workers) as pool:
         parts = list(pool.map(shapes.frame_captions, seeds, [chunk] * len(seeds)))
     frames = np.stack([resize(frame, 32) for part in parts for frame in part[0]])
     return frames, *tokenize([caption for part in parts for caption in part[1]])

@@ -14,8 +14,7 @@ from ..checkpoints import checkpoint_file, read_run_state, save_result, writing
 from ..clip_models import ClipModel
 from ..config import Config, load_config
 from ..data.pairs import Pairs
-from ..datasets.readers.files import EmptySplit
-from ..datasets.splits import bank_captions, load_shapes, load_split
+from ..datasets.splits import bank_captions, load_shapes, load_split, load_test
 from ..evaluation import encode, evaluate, measure
 from ..journal import read_history
 from ..metrics import KS
@@ -79,16 +78,10 @@ def load_splits(config: Config,
                 data_dir: Folder | None = None) -> tuple[dict[str, Pairs], dict[str, dict]]:
     """What a run needs: {split: Pairs} of train, the one that picks the checkpoint and test, and
     {split: its counts} of a test split of which nothing is there, under select_on="held_out"."""
-    pairs = {split: load_split(config, split, data_dir, log=say)
-             for split in ('train', config.select_on) if split != 'test'}
-    try:
-        return {**pairs, 'test': load_split(config, 'test', data_dir, log=say)}, {}
-    except EmptySplit as empty:
-        if config.select_on != 'held_out':
-            raise
-        say('there is no test video: what is held out measures the run too')
-        lost = dict(listed=empty.listed, missing=empty.listed, unreadable=0, used=0)
-        return pairs, {'test': lost}
+    measured, absent = load_test(config, data_dir, log=say)  # the smallest is decoded first
+    others = {split: load_split(config, split, data_dir, log=say)
+              for split in ('train', config.select_on) if split not in measured}
+    return {**others, **measured}, absent
 
 
 def say(line: str) -> None:
@@ -127,7 +120,7 @@ def evaluate_run(run: Folder, data_dir: Folder | None = None, split: str = 'test
     encoded = _encoded(run, data_dir, split, device)
     if encoded is None:
         return None
-    model, pairs, texts, videos = encoded
+    model, split, pairs, texts, videos = encoded
     config = model.config
     S, metrics = measure(model, texts, videos, pairs)
     print_metrics(metrics, pairs)
@@ -149,14 +142,17 @@ def evaluate_run(run: Folder, data_dir: Folder | None = None, split: str = 'test
 
 
 def _encoded(run, data_dir, split, device):
-    """(model, Pairs, Texts, Videos) of a split, encoded by all of torchrun's processes and given to
-    the first; None in the others."""
+    """(model, split, Pairs, Texts, Videos) of a split, encoded by all of torchrun's processes and
+    given to the first; None in the others."""
     with distributed.processes(device) as device:
         model = heads.load(run, device=pick_device(device))
         with turns.first_here():
-            pairs = load_split(model.config, split, data_dir, log=say)
+            if split == 'test':
+                [(split, pairs)] = load_test(model.config, data_dir, log=say)[0].items()
+            else:
+                pairs = load_split(model.config, split, data_dir, log=say)
         texts, videos = encode(model, pairs)
-        return (model, pairs, texts, videos) if distributed.rank() == 0 else None
+        return (model, split, pairs, texts, videos) if distributed.rank() == 0 else None
 
 
 def export_features(run: Folder, out: Folder, data_dir: Folder | None = None, split: str = 'test',
@@ -172,7 +168,7 @@ def export_features(run: Folder, out: Folder, data_dir: Folder | None = None, sp
     encoded = _encoded(run, data_dir, split, device)
     if encoded is None:  # not the first of torchrun's processes
         return
-    _, pairs, *both = encoded
+    _, _, pairs, *both = encoded
     arrays = {'text_to_video': pairs.text_to_video}
     for side, items in zip(('text', 'video'), both):
         arrays |= {f'{side}_{name}': x.cpu().contiguous() for name, x in vars(items).items()

@@ -51,9 +51,9 @@ def sweep(file, out=None, jobs=2, results=None):
     out = Path(out or f'runs/sweeps/{Path(file).stem}')
     try:
         found = run(spec, out, jobs, partial(print, flush=True))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print('stopped; the same command goes on', flush=True)
-        os._exit(130)  # the kernels end with this process
+        os._exit(getattr(stop, 'status', 130))  # the kernels end with this process
     report(found, out)
     for one in found['failed']:
         print(f'failed: {one["name"]}, seed {one["seed"]}: {one["error"]}')
@@ -140,8 +140,6 @@ def check(runs, notebooks=NOTEBOOKS):
     for one in runs:
         name, parameters = one['name'], one['parameters']
         refuse_unknown(parameters, known, f'parameters of {name!r}')
-        if not isinstance(one['seed'], int):
-            raise ValueError(f'seeds of {name!r} are whole numbers, not {one["seed"]!r}')
         captions = parameters.get('captions')
         if isinstance(captions, list) and ('all' in captions or not captions):
             raise ValueError(f'{name!r}: a list of captions names sets of one caption a video')

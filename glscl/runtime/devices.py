@@ -1,5 +1,6 @@
 """Device, precision, and seeds."""
 import contextlib
+import numbers
 import os
 import random
 
@@ -42,13 +43,19 @@ def autocast(device):
     return torch.autocast(device.type, dtype)
 
 
+def whole_seed(seed):
+    """The seed as an int; ValueError for one that is no whole number from 0 to 2**63 - 1."""
+    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)  # NumPy's, too
+    if not whole or not 0 <= seed < 2 ** 63:
+        raise ValueError(f'seed must be a whole number from 0 to {2 ** 63 - 1}, not {seed!r}')
+    return int(seed)
+
+
 def seed_everything(seed):
     """One seed for Python, NumPy and torch, and deterministic kernels: same machine, same seed,
     same numbers. Called before a model is built, whose weights it decides. (On CUDA a Trainer asks
-    for quicker kernels again, unless its config says deterministic.) ValueError for one that is no
-    whole number from 0 to 2**63 - 1."""
-    if not isinstance(seed, int) or not 0 <= seed < 2 ** 63:
-        raise ValueError(f'seed must be a whole number from 0 to {2 ** 63 - 1}, not {seed!r}')
+    for quicker kernels again, unless its config says deterministic.) ValueError as `whole_seed`."""
+    seed = whole_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2 ** 32)
     torch.manual_seed(seed)

@@ -26,7 +26,7 @@ def processes(device='auto'):
 
     Yields the device that it works on; started without a launcher it is the only one, on the
     device as named. More processes than GPUs, or a device of another kind, raise ValueError."""
-    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
+    if int(os.environ.get('WORLD_SIZE') or 1) == 1:
         yield device
         return
     kind = (pick_device() if device == 'auto' else torch.device(device)).type

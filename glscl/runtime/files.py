@@ -74,10 +74,11 @@ def read_text(path, unit='row'):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML of plain values alone: no key twice, and `1:30` is text, not the number 90."""
+    """YAML of plain values alone: no key twice, and what looks like no number is none: `1:30` is
+    text, not 90, and `012` too, not 10."""
 
     def resolve(self, kind, value, implicit):
-        if kind is yaml.ScalarNode and ':' in value:
+        if kind is yaml.ScalarNode and re.match(r'.*:|[-+]?0\w', value):
             return self.DEFAULT_SCALAR_TAG
         return super().resolve(kind, value, implicit)
 
@@ -90,6 +91,15 @@ class _PlainLoader(yaml.SafeLoader):
                                            problem_mark=key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+def read_value(name, text):
+    """One value as it would be read from a YAML file of settings: 3 is a number, true a truth
+    value, null is None. ValueError, by the name of the setting, for broken YAML."""
+    try:
+        return yaml.load(text, _PlainLoader)
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
+        raise ValueError(f'{name}: {text!r} cannot be read as a value; put it in quotes') from None
 
 
 def read_yaml(path):

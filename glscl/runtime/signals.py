@@ -1,7 +1,35 @@
 """Being asked to stop, by a cluster or at the keyboard, without losing a step."""
 import contextlib
+import os
 import signal
 import threading
+
+
+class Ended(KeyboardInterrupt):
+    """SIGTERM, for all that is to happen at Ctrl-C; the process ends with `status`."""
+    status = 128 + signal.SIGTERM
+
+
+@contextlib.contextmanager
+def ended_as_interrupted():
+    """Within it SIGTERM raises Ended, so that what is half done is taken away again. Processes that
+    are begun there end at once as ever, and so do torchrun's, which may be waiting for another."""
+    first, before = os.getpid(), signal.getsignal(signal.SIGTERM)
+    in_main = threading.current_thread() is threading.main_thread()
+    if before is not signal.SIG_DFL or not in_main or 'WORLD_SIZE' in os.environ:
+        yield
+        return
+
+    def end(*_):
+        if os.getpid() != first:
+            os._exit(Ended.status)
+        raise Ended
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

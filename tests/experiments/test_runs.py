@@ -17,9 +17,12 @@ from trees import make_tree
 from glscl import load_model
 from glscl.__main__ import main
 from glscl.datasets import readers
+from glscl.datasets import splits as of_splits
+from glscl.datasets.readers import files
 from glscl.evaluation import encode, evaluate
 from glscl.experiments import runs
 from glscl.experiments.rescore import load_similarity, rescore
+from glscl.notebook import begin
 from glscl.score import encode_captions
 
 
@@ -28,14 +31,15 @@ def asked(splits, monkeypatch):
     """The small world in place of every data set; what was asked for, in turn."""
     calls = []
 
-    def load_split(config, split, data_dir, log):
+    def load_split(config, split, data_dir, *_, log=None):
         calls.append((config.dataset, split, data_dir))
         return splits[split]
 
     def load_shapes(config, split, kind, data_dir):
         calls.append((kind, split, data_dir))
         return splits[split]
-    monkeypatch.setattr(runs, 'load_split', load_split)
+    for room in (runs, of_splits):
+        monkeypatch.setattr(room, 'load_split', load_split)
     monkeypatch.setattr(runs, 'load_shapes', load_shapes)
     return calls
 
@@ -63,7 +67,7 @@ def test_training_takes_the_recipes_data_and_selects_where_it_says(asked, recipe
     assert (result['seed'], result['steps'], result['processes'], result['overrides']) == (0, 2, 1, {})
     kinds = ['scene', 'order'] if dataset == 'shapes' else []
     assert list(result.get('by_kind', {})) == kinds
-    assert asked == [(dataset, split, 'there') for split in dict.fromkeys(('train', select_on, 'test'))] + [
+    assert asked == [(dataset, split, 'there') for split in dict.fromkeys(('test', 'train', select_on))] + [
         (kind, 'test', 'there') for kind in kinds]
     history = json.loads((run_dir / 'history.json').read_text())
     best = evaluate(load_model(run_dir), splits[select_on])[1]['t2v']['R@1']
@@ -210,6 +214,26 @@ def test_a_run_on_training_videos_alone_holds_some_out_and_says_so(recipe, tmp_p
                                 'test': dict(listed=3, missing=3, unreadable=0, used=0)}
     assert main(['check', *line, '--set', 'select_on=held_out']) == 0
     assert 'test: not needed' in capsys.readouterr().out
+    assert main(['evaluate', str(tmp_path / 'run'), '--data-dir', str(root), '--out', str(tmp_path / 'again.json')]) == 0
+    assert 'what is held out measures the run too' in capsys.readouterr().out
+    again = json.loads((tmp_path / 'again.json').read_text())
+    assert again['split'] == 'held_out' and again['metrics'] == result['metrics']
+
+
+@pytest.mark.filterwarnings("ignore:.*not in the small CLIP's vocabulary")
+def test_a_lesson_without_test_videos_measures_on_what_is_held_out(tmp_path, capsys):
+    root = make_tree('msvd', tmp_path / 'data', 20, 2, 3)
+    for path in readers.load_table('msvd', 'test', root)['path'].unique():
+        os.unlink(path)
+    small = dict(dataset='msvd', data_dir=root, clip='small', clip_pretrained=None, head='GLSCL', temporal='none')
+    with pytest.raises(files.EmptySplit, match='select_on=held_out'):
+        begin(**small).load('test')
+    lesson = begin(**small, select_on='held_out')
+    test = lesson.load('test')
+    assert capsys.readouterr().out == 'there is no test video: what is held out measures the run too\n'
+    assert lesson.measured == 'held_out' and len(test.frames) == 2 and lesson.absent['test']['missing'] == 3
+    held = lesson.load('held_out').table['video_id']
+    assert set(test.table['video_id']) == set(held) and not set(held) & set(lesson.load('train').table['video_id'])
 
 
 @pytest.mark.parametrize('words, said', [

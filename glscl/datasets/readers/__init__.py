@@ -59,7 +59,7 @@ def load_table(dataset: str, split: str, data_dir: str | os.PathLike | None, sel
         rows = rows.drop_duplicates('video_id')
     missing = rows.loc[rows['path'].isna(), 'video_id'].unique().tolist()
     if require_videos:
-        rows = _with_videos(rows, missing, split, data_dir)
+        rows = _with_videos(rows, missing, split, data_dir, select_on)
     rows = rows.reindex(columns=COLUMNS).reset_index(drop=True).astype(object)
     rows = rows.where(rows.notna(), None)
     rows.attrs['missing'] = missing
@@ -98,12 +98,13 @@ def _held_out(rows, split):
     return rows[~rows['video_id'].isin(held)]
 
 
-def _with_videos(rows, missing, split, data_dir):
+def _with_videos(rows, missing, split, data_dir, select_on):
     """Rows whose video is there; the other videos are counted, and the first of them named."""
     count = rows['video_id'].nunique()
     if len(missing) == count:
-        other = '' if split in ('train', 'bank') else benchmarks.HELD_OUT_INSTEAD
-        if split == 'val':
+        there = split in ('train', 'bank') or select_on == 'held_out'
+        other = '' if there else benchmarks.HELD_OUT_INSTEAD
+        if split == 'val' and not there:
             other += (', or with select_on=test, which picks the checkpoint on the test split and '
                       'makes its numbers optimistic')
         raise EmptySplit(f'{data_dir}: none of the {count} videos of the split "{split}" is '
