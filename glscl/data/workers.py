@@ -1,9 +1,11 @@
-"""Processes that decode, and survive a video that kills one of them."""
+"""Processes that decode, and survive a video that kills one of them. What they warn of, this process
+warns of, so that it is counted and shown as the rest."""
 import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from itertools import islice
@@ -60,9 +62,17 @@ class Workers:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _noting(function, *arguments):
+    """(what function(*arguments) gives, [(text, category)] of its warnings)."""
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter('always')
+        result = function(*arguments)
+    return result, [(str(warning.message), warning.category) for warning in noted]
+
+
 class _Call:
     def __init__(self, workers, call):
-        self.workers, self.call = workers, call
+        self.workers, self.call = workers, (_noting, *call)
         self.begin()
 
     def begin(self):
@@ -72,6 +82,12 @@ class _Call:
 
     def result(self):
         """What the call gives or raises; BrokenExecutor if it kills its process."""
+        result, noted = self._wait()
+        for text, category in noted:
+            warnings.warn(text, category, stacklevel=2)
+        return result
+
+    def _wait(self):
         self.workers.waiting.discard(self)
         with contextlib.suppress(BrokenExecutor):
             if self.future:

@@ -132,6 +132,17 @@ def test_unreadable_videos_are_listed_and_tried_again_once_changed(films, checkp
     assert decoded == [str(films / 'cut.mp4')]
 
 
+def test_what_the_workers_warn_of_is_counted(films, checkpoint, tmp_path, capsys):
+    """Copies that broke off are indexed as far as they go."""
+    data = encode(tmp_path / 'whole.mpg', numbered(100), 'mpeg2video').read_bytes()
+    for n in range(5):
+        (films / f'cut{n}.mpg').write_bytes(data[:len(data) // 2 + 17 + n])
+    assert main(['index', str(films), '--out', str(tmp_path / 'g'), '--model', str(checkpoint), '--workers', '2', '--device', 'cpu']) == 0
+    printed = capsys.readouterr()
+    assert 'holds 17 videos' in printed.out
+    assert printed.err.count('cut0.mpg: ends in the midst of its container') == 2 and '4 more of the kind: ' in printed.err
+
+
 def test_what_may_be_readable_next_time_is_tried_again(gallery, films, monkeypatch):
     def failing(path, *how):
         raise PermissionError(13, 'Permission denied')
