@@ -12,6 +12,7 @@ from itertools import islice
 
 KILLED = ('the decoder crashed on it, or was killed for want of memory. Try again with fewer '
           'workers, or take it out of the list.')
+TOLD = {}  # the warnings shown, as Python keeps them
 
 
 def start_pool(workers):
@@ -63,11 +64,11 @@ class Workers:
 
 
 def _noting(function, *arguments):
-    """(what function(*arguments) gives, [(text, category)] of its warnings)."""
+    """(what function(*arguments) gives, [(text, category, file, line)] of its warnings)."""
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter('always')
         result = function(*arguments)
-    return result, [(str(warning.message), warning.category) for warning in noted]
+    return result, [(str(x.message), x.category, x.filename, x.lineno) for x in noted]
 
 
 class _Call:
@@ -83,8 +84,8 @@ class _Call:
     def result(self):
         """What the call gives or raises; BrokenExecutor if it kills its process."""
         result, noted = self._wait()
-        for text, category in noted:
-            warnings.warn(text, category, stacklevel=2)
+        for warning in noted:
+            warnings.warn_explicit(*warning, registry=TOLD)
         return result
 
     def _wait(self):
