@@ -1,5 +1,5 @@
-"""Processes that decode, and survive a video that kills one of them. What they warn of, this process
-warns of, so that it is counted and shown as the rest."""
+"""Processes that decode, and survive a video that kills one of them. What they warn of, the process
+that asked warns of, so that it is counted and shown as the rest."""
 import contextlib
 import multiprocessing
 import os
