@@ -11,7 +11,7 @@ import torch
 from .clip_models import ClipModel, evaluating
 from .data.batch import Items
 from .data.sampling import VideoError, pixels
-from .data.tokens import tokenize, tokenizer
+from .data.tokens import as_texts, tokenize, tokenizer
 from .data.video import open_video, read_frames
 from .runtime.devices import autocast
 
@@ -31,9 +31,12 @@ def score(model: ClipModel, captions: str | Sequence[str],
 
     model: of any head. A warning says where it knows moving shapes only and a file shows something
     else. ValueError for an empty caption or list; VideoError for a file that cannot be read."""
-    one_caption, one_path = isinstance(captions, str), isinstance(paths, (str, os.PathLike))
-    captions = [captions] if one_caption else list(captions)
-    paths = [paths] if one_path else list(paths)
+    one_caption, one_path = isinstance(captions, str), isinstance(paths, (str, bytes, os.PathLike))
+    try:
+        captions = [captions] if one_caption else list(captions)
+        paths = [paths] if one_path else list(paths)
+    except TypeError:
+        captions = paths = ()
     if not captions or not paths:
         raise ValueError('give a caption and a video file, or lists of them')
     line = beyond_shapes(model, paths)
@@ -79,10 +82,23 @@ def unknown_words(model: ClipModel, captions: Sequence[str]) -> str:
     return ', '.join(unknown[:NAMED]) + more
 
 
+def at_least_one(**numbers: int) -> None:
+    """ValueError, by its name, for what is no whole number of 1 or more."""
+    for name, n in numbers.items():
+        if isinstance(n, bool) or not hasattr(n, '__index__') or n < 1:
+            raise ValueError(f'{name} must be a whole number of 1 or more, not {n!r}')
+
+
 @torch.no_grad()
 def encode_captions(model: ClipModel, captions: Sequence[str], batch: int = 200) -> Items:
-    """A list of T strings -> Texts, `batch` at a time, in the device's precision. One warning names
-    the words that the small CLIP does not know."""
+    """A list of T strings -> Texts, `batch` at a time, in the device's precision.
+
+    One warning names the words that the small CLIP does not know. ValueError for no text, or what
+    is no list of texts."""
+    at_least_one(batch=batch)
+    captions = as_texts(captions)
+    if not captions:
+        raise ValueError('there are no texts to encode')
     token_ids, mask = tokenize(captions, model.config.max_words)            # [T, L] both
     length = int(mask.sum(1).max())
     token_ids = token_ids[:, :length].to(model.device).split(batch)
@@ -109,8 +125,11 @@ def _tell(line):
 
 @torch.no_grad()
 def encode_files(model: ClipModel, paths: Sequence[VideoFile]) -> Items:
-    """V video files -> Videos, one at a time, sampled and resized as the model's config says."""
+    """V video files -> Videos, one at a time, sampled and resized as the model's config says.
+    ValueError for none, VideoError for one that cannot be read."""
     c, parts = model.config, []
+    if isinstance(paths, (str, bytes, os.PathLike)) or not len(paths):
+        raise ValueError(f'paths are a list of video files, also a single one, not {paths!r:.60}')
     with evaluating(model), autocast(model.device):
         for path in paths:
             frames, _ = read_frames(path, c.max_frames, c.framerate, model.clip.image_size,

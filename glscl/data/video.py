@@ -23,7 +23,7 @@ import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 
 from .endings import is_cut, stated_size
-from .sampling import VideoError, resize, sample_frame_indices
+from .sampling import VideoError, check_wish, resize, sample_frame_indices
 
 SEEKABLE = ('mov', 'matroska')             # containers, by the first of FFmpeg's names for them
 # What disks, networks and busy systems say; of EIO FFmpeg also speaks where a file is damaged
@@ -43,7 +43,8 @@ def read_frames(path: str | os.PathLike, max_frames: int = 12, framerate: float 
     frames, or the file is a .ts. It turns frames by quarters as the file says, but mirrors none.
     Where a file holds fewer frames than it promises (a last one that cannot be decoded), PyAV takes
     the indices anew from those it holds; with more than one and a tenth of all missing it is
-    truncated. Raises VideoError, and ImportError where decord is wanted and not installed."""
+    truncated. Raises VideoError, ValueError for a setting that suits no video, and ImportError
+    where decord is wanted and not installed."""
     wish = (max_frames, framerate, start, end, sampling)
     frames, indices = _read(path, wish, size, reader)
     if len({frame.shape for frame in frames}) > 1:
@@ -105,6 +106,9 @@ def _checked(path):
         path = Path(os.fsdecode(path))
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise VideoError(f'{path}: no such file, but a link to {os.readlink(path)}, which is '
+                             f'not there. Put the video there, or take the link away.') from None
         raise VideoError(f'{path}: no such file. Is data_dir right, and was the video '
                          f'downloaded?') from None
     except (TypeError, ValueError, OSError) as error:
@@ -279,11 +283,12 @@ def choose(path, video, wish):
 
 def _read(path, wish, size, reader, limit=None):
     """(frames in their final form, indices); limit=1: only the first of the frames."""
+    if reader not in ('auto', 'pyav', 'decord'):
+        raise ValueError(f'reader is "auto", "pyav" or "decord", not {reader!r}')
+    check_wish(*wish, size)
     if reader == 'decord':
         from .by_decord import read
         return read(path, wish, size, limit)
-    if reader not in ('auto', 'pyav'):
-        raise ValueError(f'reader is "auto", "pyav" or "decord", not {reader!r}')
     path = _checked(path)
     with open_video(path) as (container, stream):
         video = survey(path, container, stream)

@@ -1,6 +1,6 @@
 """Which clips: those that are named, and which of them a gallery lacks."""
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ..datasets.readers.own import listed
@@ -16,6 +16,17 @@ class ClipKey(NamedTuple):
     path: str
     start: float | None
     end: float | None
+
+
+def as_sources(sources: Source | Sequence[Source]) -> list[Source]:
+    """One source or several as a list; ValueError for what is none."""
+    one = isinstance(sources, (str, os.PathLike))
+    every = [sources] if one or not isinstance(sources, Iterable) else list(sources)
+    for source in every:
+        if not isinstance(source, (str, os.PathLike)) or source == '':
+            raise ValueError(f'videos are named by the path of a folder, a file or a table, not by '
+                             f'{source!r:.60}')
+    return every
 
 
 def find_clips(sources: Sequence[Source],

@@ -19,10 +19,10 @@ from ..runtime.devices import pick_device
 from ..runtime.files import remove_halves
 from ..runtime.locks import in_turn, locked, one_writer
 from ..runtime.terminal import shown
-from ..score import beyond_shapes
+from ..score import at_least_one, beyond_shapes
 from . import encoding, shards, shares
 from . import shortlist as shortlists
-from .clips import Source, compare, find_clips, key_of
+from .clips import Source, as_sources, compare, find_clips, key_of
 from .gallery import ANOTHER, Gallery
 from .page import show, warned, warnings_as_lines
 from .zero_shot import ZeroShot
@@ -59,14 +59,13 @@ def index_videos(sources: Source | list[Source], out: str | os.PathLike,
     left: the shares that have not ended, before which videos and unreadable are those of this share
     alone}. Raises ValueError if a source has no video, another model made the gallery or another
     process is at it, before anything is changed; OSError if it cannot be written."""
-    out, log = Path(out), log or (lambda line: None)
+    out, log = shards.place(out), log or (lambda line: None)
     workers = workers or max(1, min(8, (os.cpu_count() or 1) // turns.on_this_machine()))
-    for name, n in dict(batch=batch, workers=workers).items():
-        if not hasattr(n, '__index__') or n < 1:
-            raise ValueError(f'{name} must be a whole number of 1 or more, not {n}')
+    at_least_one(batch=batch, workers=workers)
+    share = shares.checked(share) if share else None
     if share and distributed.world() > 1:
         raise ValueError('torchrun divides the videos among its processes: leave out the share')
-    sources = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    sources = as_sources(sources)
     run = _Run(sources, out, batch, workers, log, sync, confirm, warn)
     if not share:  # which mostly finds the list in the plan of another
         turns.by_first(lambda: run.wanted and None)
@@ -79,6 +78,8 @@ def index_videos(sources: Source | list[Source], out: str | os.PathLike,
     except (FileNotFoundError, BrokenPipeError):  # the latter: whoever read the lines has gone
         raise
     except OSError as error:
+        if error.errno is None:  # not the system's own: it says all
+            raise
         raise OSError(f'cannot write the gallery {out}: {error}. What it held before is intact; '
                       f'make room, or name another folder') from error
 

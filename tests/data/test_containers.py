@@ -299,6 +299,12 @@ def test_what_is_no_path_of_a_file_is_refused_and_never_waited_for(path, tmp_pat
     assert len(str(caught.value)) < 300
 
 
+def test_a_link_that_leads_nowhere_is_named_as_that(tmp_path):
+    (tmp_path / 'link.mp4').symlink_to('gone.mp4')
+    with pytest.raises(VideoError, match='link.mp4: no such file, but a link to gone.mp4, which is not there. Put'):
+        read_frames(tmp_path / 'link.mp4')
+
+
 @pytest.mark.parametrize('text', ['#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/x.ts\n', 'ffconcat version 1.0\nfile /etc/passwd\n'])
 def test_a_playlist_leads_nowhere(text, tmp_path):
     (tmp_path / 'list.mp4').write_text(text)
