@@ -27,7 +27,7 @@ from ..runtime.devices import autocast, seed_everything
 from ..runtime.files import atomic_write
 from ..runtime.records import machine
 from ..search import topk
-from ..search.index import _encode
+from ..search.encoding import encode as encode_clips
 from ..training import Trainer
 from .heads import free_memory
 from .scoring import features, rounded
@@ -196,7 +196,7 @@ def encoding_row(config, device, repeats, videos=50):
     captions = Batch(token_ids=batch.token_ids, text_mask=batch.text_mask)
     lists = [frames.numpy() for frames in clips.frames]
     times = rounds({'frames': lambda: encode(clips), 'captions': lambda: encode(captions),
-                    'indexed_videos': lambda: _encode(model, lists)}, repeats, device)
+                    'indexed_videos': lambda: encode_clips(model, lists)}, repeats, device)
     counts = dict(frames=len(clips) * config.max_frames, captions=len(captions),
                   indexed_videos=len(lists))
     return {f'{name}_a_second': spread([counts[name] / s for s in wall])

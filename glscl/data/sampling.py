@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..runtime.devices import sent
+from ..runtime.devices import pick_device, sent
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -39,14 +39,9 @@ def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end
     seconds: [n_frames + 1], when each frame is shown and the last one ends, of a file whose rate
     varies. Of a part of it the frames are then those on screen at `start` and every 1 / framerate
     after, up to `end`; the released code would take those of another part. Raises ValueError."""
-    for name, value, least, most in (
-            ('n_frames', n_frames, 1, 10 ** 9), ('fps', fps, 1e-9, 10 ** 9),
-            ('max_frames', max_frames, 1, 10 ** 9), ('framerate', framerate, 1e-9, 10 ** 9)):
-        if not isinstance(value, numbers.Real) or not least <= value <= most:
-            raise ValueError(f'{name} must be a number from {least:g} to {most:g}, not {value!r}')
+    _check_numbers(n_frames=n_frames, fps=fps)
+    check_wish(max_frames, framerate, start, end, sampling)
     start, end = span(start, end)
-    if sampling not in ('stride', 'seconds'):
-        raise ValueError(f'sampling is "stride" or "seconds", not {sampling!r}')
     if seconds is not None and (start, end) != (0, None):
         last = seconds[-1] if end is None else min(end, seconds[-1])
         moments = np.arange(start, last + 1e-6, 1 / min(framerate, 1000))
@@ -67,6 +62,27 @@ def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end
     if len(indices) > max_frames:
         indices = indices[np.linspace(0, len(indices) - 1, max_frames, dtype=int)]
     return indices.tolist()
+
+
+def check_wish(max_frames, framerate, start, end, sampling, size=None):
+    """ValueError where these are nothing that can be wished of any video: looked at before one is
+    opened, which is then not to blame."""
+    _check_numbers(max_frames=max_frames, framerate=framerate)
+    span(start, end)
+    if sampling not in ('stride', 'seconds'):
+        raise ValueError(f'sampling is "stride" or "seconds", not {sampling!r}')
+    if size is not None and (not isinstance(size, numbers.Integral) or not 1 <= size <= 4096):
+        raise ValueError(f'size must be a whole number of pixels from 1 to 4096, not {size!r}')
+
+
+def _check_numbers(**values):
+    """ValueError for one that is no positive number, or no whole one where it counts frames."""
+    for name, value in values.items():
+        whole = 'frames' in name
+        kind, least = (numbers.Integral, 1) if whole else (numbers.Real, 1e-9)
+        if not isinstance(value, kind) or not least <= value <= 10 ** 9:
+            raise ValueError(f'{name} must be a {"whole " * whole}number from {least:g} to 1e+09, '
+                             f'not {value!r}')
 
 
 def span(start: float | None, end: float | None) -> tuple[int, int | None]:
@@ -95,8 +111,7 @@ def resize(frame: np.ndarray, size: int | None) -> np.ndarray:
     The short side to `size` by bicubic interpolation, then the central square. None: no change."""
     if size is None:
         return frame
-    if not isinstance(size, numbers.Integral) or not 1 <= size <= 4096:
-        raise ValueError(f'size must be a whole number of pixels from 1 to 4096, not {size!r}')
+    check_wish(1, 1, None, None, 'stride', size)
     if frame.ndim != 3 or frame.dtype != np.uint8 or frame.shape[2] != 3 or not frame.size:
         raise ValueError(f'a frame is uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}')
     height, width = frame.shape[:2]
@@ -126,7 +141,18 @@ def pixels(frames: np.ndarray | torch.Tensor, mask: Sequence | np.ndarray | torc
     """Frames as they are stored, uint8 [n, F, S, S, 3], as CLIP takes them, on that device.
 
     Returns (float [n, F, 3, S, S], mask [n, F]). Padding is zero after normalisation, as the
-    released loader leaves it."""
-    mask = torch.as_tensor(mask).to(device)
-    frames = normalise(torch.as_tensor(frames).to(device))
+    released loader leaves it. ValueError for anything else."""
+    device = pick_device(device)
+    try:
+        frames, mask = torch.as_tensor(frames), torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f'frames and their mask are arrays or tensors ({error})') from None
+    if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
+        raise ValueError(f'frames are uint8 [n, F, H, W, 3], of n videos what read_frames gives of '
+                         f'one, not {frames.dtype} {list(frames.shape)}')
+    if mask.shape != frames.shape[:2]:
+        raise ValueError(f'a mask says which of F frames of n videos there are, here '
+                         f'{list(frames.shape[:2])}, not {list(mask.shape)}')
+    mask = mask.to(device)
+    frames = normalise(frames.to(device))
     return frames * mask[:, :, None, None, None], mask

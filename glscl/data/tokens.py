@@ -1,6 +1,7 @@
 """CLIP's byte-pair tokens of captions."""
+import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
 import open_clip
@@ -26,21 +27,33 @@ def tokenizer() -> open_clip.SimpleTokenizer:
     return tok
 
 
-def tokenize(captions: Sequence[str], max_words: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+def as_texts(captions: Iterable[str]) -> list[str]:
+    """Captions as a list; ValueError for what is none, with the row that is no text."""
+    if isinstance(captions, (str, bytes)) or not isinstance(captions, Iterable):
+        raise ValueError(f'captions are a list of texts, also a single one, not {captions!r:.60}')
+    captions = list(captions)
+    for row, caption in enumerate(captions):
+        if not isinstance(caption, str):
+            raise ValueError(f'caption in row {row} is empty, or no text ({caption!r:.60})')
+    return captions
+
+
+def tokenize(captions: Iterable[str], max_words: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     """CLIP's tokens of captions, start and end token included, zeros after.
 
-    captions: list of T strings. Returns (token_ids int64 [T, max_words], mask bool [T, max_words]).
-    A caption beyond `max_words` is cut, with one warning for all of them; an empty one raises
-    ValueError with its row."""
-    if max_words < 3:
-        raise ValueError(f'max_words must be 3 or more, for a start, a word and an end, not '
-                         f'{max_words}')
+    captions: T strings. Returns (token_ids int64 [T, max_words], mask bool [T, max_words]).
+    A caption beyond `max_words` is cut, with one warning for all of them; an empty one, or what is
+    no text, raises ValueError with its row."""
+    if not isinstance(max_words, numbers.Integral) or max_words < 3:
+        raise ValueError(f'max_words must be a whole number of 3 or more, for a start, a word and '
+                         f'an end, not {max_words!r}')
+    captions = as_texts(captions)
     tok = tokenizer()
     token_ids = torch.zeros(len(captions), max_words, dtype=torch.long)
     mask = torch.zeros(len(captions), max_words, dtype=torch.bool)
     too_long = 0
     for row, caption in enumerate(captions):
-        if not isinstance(caption, str) or not caption.strip():
+        if not caption.strip():
             raise ValueError(f'caption in row {row} is empty ({caption!r}): give it words, '
                              f'or leave the row out')
         pieces = tok.encode(caption)

@@ -22,9 +22,9 @@ import av
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 
-from .sampling import VideoError, resize, sample_frame_indices
+from .endings import is_cut, stated_size
+from .sampling import VideoError, check_wish, resize, sample_frame_indices
 
-TS_PACKETS = (188, 192, 204)              # bytes; the longer ones with a time stamp, or a check sum
 SEEKABLE = ('mov', 'matroska')             # containers, by the first of FFmpeg's names for them
 # What disks, networks and busy systems say; of EIO FFmpeg also speaks where a file is damaged
 PASSING = {errno.EACCES, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE,
@@ -43,7 +43,8 @@ def read_frames(path: str | os.PathLike, max_frames: int = 12, framerate: float 
     frames, or the file is a .ts. It turns frames by quarters as the file says, but mirrors none.
     Where a file holds fewer frames than it promises (a last one that cannot be decoded), PyAV takes
     the indices anew from those it holds; with more than one and a tenth of all missing it is
-    truncated. Raises VideoError, and ImportError where decord is wanted and not installed."""
+    truncated. Raises VideoError, ValueError for a setting that suits no video, and ImportError
+    where decord is wanted and not installed."""
     wish = (max_frames, framerate, start, end, sampling)
     frames, indices = _read(path, wish, size, reader)
     if len({frame.shape for frame in frames}) > 1:
@@ -64,7 +65,7 @@ def frame_indices(path, max_frames=12, framerate=1, start=None, end=None, sampli
 def frame_rate(path):
     """The frames per second that a file states, 1.0 where it states none. Raises VideoError."""
     with open_video(path) as (_, stream):
-        return float(stream.average_rate or stream.guessed_rate or 1)
+        return _fps(stream) or 1.0
 
 
 def frame_seconds(path, indices):
@@ -105,6 +106,9 @@ def _checked(path):
         path = Path(os.fsdecode(path))
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise VideoError(f'{path}: no such file, but a link to {os.readlink(path)}, which is '
+                             f'not there. Put the video there, or take the link away.') from None
         raise VideoError(f'{path}: no such file. Is data_dir right, and was the video '
                          f'downloaded?') from None
     except (TypeError, ValueError, OSError) as error:
@@ -168,7 +172,7 @@ class Video(NamedTuple):
     keys: list       # times of the key frames where decoding may begin, rising
     skip: int        # packets before the first key frame
     begin: int       # when that is shown; None where it is not known
-    is_cut: bool     # the file ends within a packet of its container, which states no length
+    is_cut: bool     # the file ends before its container does
 
     def only(self, kept):
         """The video of some of its frames."""
@@ -203,20 +207,19 @@ def survey(path, container, stream):
     start = (container.start_time or 0) / av.time_base
     # some files count their length from 0, though their first frame comes later
     length = (container.duration or 0) / av.time_base - max(start, 0)
-    size = os.path.getsize(path)
+    size = kind == 'asf' and stated_size(path)
     for got, promised, unit in ((end - start, length, 's'), (total, stream.frames, 'frames'),
-                                (size, _stated_size(path) if kind == 'asf' else 0, 'bytes')):
+                                (os.path.getsize(path), size, 'bytes')):
         if got < min(0.9 * promised, promised - 1):
             raise VideoError(f'{path}: ends after {round(got, 2):.12g} of '
                              f'{round(promised, 2):.12g} {unit}; it looks truncated. Copy it '
                              f'again.')
-    is_cut = kind == 'mpegts' and all(size % bytes_of_one for bytes_of_one in TS_PACKETS)
-    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    fps = _fps(stream)
     skip = next((n for n, (_, is_key, _) in enumerate(packets) if is_key), 0)
     begin = packets[skip][0] if packets and kind != 'avi' else None
     times = [time for time, _, is_discard in packets[skip:] if not is_discard
              and (begin is None or time is None or time >= begin)]
-    video = Video(len(times), fps, None, None, None, skip, begin, is_cut)
+    video = Video(len(times), fps, None, None, None, skip, begin, is_cut(path, kind))
     if not times or None in times or len(set(times)) < len(times):
         return video
     times.sort()
@@ -231,14 +234,14 @@ def survey(path, container, stream):
     return video
 
 
-def _stated_size(path):
-    """The bytes that a .wmv or .asf says it has, 0 where it says nothing (Microsoft's ASF
-    specification, 3.2: file properties object). Where that is not so, FFmpeg tells no length."""
-    with open(path, 'rb') as file:
-        head = file.read(2 ** 16)
-    at = head.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365'))
-    is_live = at < 0 or head[at + 88:at + 89] in (b'', b'\1', b'\3')
-    return 0 if is_live else int.from_bytes(head[at + 40:at + 48], 'little')
+def _fps(stream):
+    """The frames per second that a stream states on average, 0 where it states nothing.
+
+    Of raw DV FFmpeg gives the ticks of its clock as the average (60,000)."""
+    average, guess = stream.average_rate, stream.guessed_rate
+    if average and guess and average * (stream.time_base or 0) == 1:
+        average = guess
+    return float(average or guess or 0)
 
 
 def _restarts(packet, codec):
@@ -280,11 +283,12 @@ def choose(path, video, wish):
 
 def _read(path, wish, size, reader, limit=None):
     """(frames in their final form, indices); limit=1: only the first of the frames."""
+    if reader not in ('auto', 'pyav', 'decord'):
+        raise ValueError(f'reader is "auto", "pyav" or "decord", not {reader!r}')
+    check_wish(*wish, size)
     if reader == 'decord':
         from .by_decord import read
         return read(path, wish, size, limit)
-    if reader not in ('auto', 'pyav'):
-        raise ValueError(f'reader is "auto", "pyav" or "decord", not {reader!r}')
     path = _checked(path)
     with open_video(path) as (container, stream):
         video = survey(path, container, stream)
@@ -303,8 +307,8 @@ def _read(path, wish, size, reader, limit=None):
                       f'them ({video.skip} of {video.skip + video.n}; was it cut out of a longer '
                       f'video?). They are left out.', stacklevel=4)
     if video.is_cut:
-        warnings.warn(f'{path}: ends within a packet of its container. It may be a truncated copy: '
-                      f'compare its length with the original.', stacklevel=4)
+        warnings.warn(f'{path}: ends in the midst of its container, so it looks truncated. What '
+                      f'there is is used; compare its length with the original.', stacklevel=4)
     return frames, indices
 
 

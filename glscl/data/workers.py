@@ -1,15 +1,18 @@
-"""Processes that decode, and survive a video that kills one of them."""
+"""Processes that decode, and survive a video that kills one of them. What they warn of, the process
+that asked warns of, so that it is counted and shown as the rest."""
 import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from itertools import islice
 
 KILLED = ('the decoder crashed on it, or was killed for want of memory. Try again with fewer '
           'workers, or take it out of the list.')
+TOLD = {}  # the warnings shown, as Python keeps them
 
 
 def start_pool(workers):
@@ -60,9 +63,17 @@ class Workers:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _noting(function, *arguments):
+    """(what function(*arguments) gives, [(text, category, file, line)] of its warnings)."""
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter('always')
+        result = function(*arguments)
+    return result, [(str(x.message), x.category, x.filename, x.lineno) for x in noted]
+
+
 class _Call:
     def __init__(self, workers, call):
-        self.workers, self.call = workers, call
+        self.workers, self.call = workers, (_noting, *call)
         self.begin()
 
     def begin(self):
@@ -72,6 +83,12 @@ class _Call:
 
     def result(self):
         """What the call gives or raises; BrokenExecutor if it kills its process."""
+        result, noted = self._wait()
+        for warning in noted:
+            warnings.warn_explicit(*warning, registry=TOLD)
+        return result
+
+    def _wait(self):
         self.workers.waiting.discard(self)
         with contextlib.suppress(BrokenExecutor):
             if self.future:

@@ -11,7 +11,6 @@ In a notebook, also in Colab (needs `pip install "glscl[demo]"`, as the command 
 """
 import hashlib
 import os
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..datasets.splits import shapes_table
 from ..model import GLSCL
 from ..runtime.files import atomic_write, one_line
 from ..runtime.terminal import shown
+from ..score import unknown_words
 from .gallery import Gallery
 from .index import index_videos
 from .page import PLAYS, STYLE, cards, escaped, show, warned
@@ -124,18 +124,14 @@ class Answers:
 def remarks(model: GLSCL, text: str) -> list[str]:
     """Sentences on what of a text the model does not read: words beyond its length, and those that
     the small CLIP has never met."""
-    lines, encode = [], tokenizer().encode
-    tokens, room = len(encode(text)), model.config.max_words - 2
+    lines = []
+    tokens, room = len(tokenizer().encode(text)), model.config.max_words - 2
     if tokens > room:
         lines.append(f'The text is longer than the model reads: the first {room} of its {tokens} '
                      f'tokens count.')
-    if model.clip.rows is not None:
-        words = dict.fromkeys(re.findall(r'\w+|[^\w\s]+', text))
-        unknown = [word for word in words if (model.clip.rows[encode(word)] == 1).any()]
-        if unknown:
-            more = ' and more' if len(unknown) > 8 else ''
-            lines.append(f'This small model does not know: {", ".join(unknown[:8])}{more}. To it '
-                         f'they are all one word.')
+    unknown = unknown_words(model, [text])
+    if unknown:
+        lines.append(f'This small model does not know: {unknown}. To it they are all one word.')
     return lines
 
 

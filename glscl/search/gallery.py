@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 
 import torch
 
@@ -18,7 +17,7 @@ from ..model import GLSCL, Texts, Videos
 from ..runtime.distributed import objects, rank, world
 from ..runtime.files import atomic_write
 from ..runtime.terminal import show, warned, warnings_as_lines
-from ..score import beyond_shapes, encode_captions
+from ..score import at_least_one, beyond_shapes, encode_captions
 from . import page, shards
 from .shortlist import candidates
 from .topk import EMPTY, merge_top_k, scores_and_places, sortable_keys
@@ -54,8 +53,8 @@ class Gallery:
 
     def __init__(self, folder: str | os.PathLike, model: GLSCL | str | os.PathLike | None = None,
                  device: str = 'auto', log: Callable[[str], None] | None = None):
-        self.folder, self.log, self.problems = Path(folder), log or warnings.warn, []
-        manifest = shards.read_manifest(folder)
+        self.folder, self.log, self.problems = shards.place(folder), log or warnings.warn, []
+        manifest = shards.read_manifest(self.folder)
         self.model, _ = shards.pick_model(model, manifest, device)
         self.mark = shards.fingerprint(self.model)
         self.manifest_stat, self.nearest = None, (None, None)  # nearest: of `shortlist.candidates`
@@ -102,9 +101,7 @@ class Gallery:
         Exact: the scores of GLSCL.similarity over the features as stored, ties by place in the
         gallery. Of several processes each reads its share of the shards, and all get the same
         answer. A shard that cannot be used is named and left out; with none left, ValueError."""
-        for name, n in dict(k=k, chunk=chunk, shortlist=shortlist or 1).items():
-            if not hasattr(n, '__index__') or n < 1:
-                raise ValueError(f'{name} must be a whole number of 1 or more, not {n}')
+        at_least_one(k=k, chunk=chunk, shortlist=1 if shortlist is None else shortlist)
         one = isinstance(queries, str)
         if not one and not isinstance(queries, Texts) and (
                 not hasattr(queries, '__len__') or not all(isinstance(q, str) for q in queries)):

@@ -58,6 +58,15 @@ def fingerprint(model: GLSCL) -> str:
     return mark.hexdigest()[:32]
 
 
+def place(folder: Place) -> Path:
+    """The Path of a gallery; ValueError for what names none."""
+    try:
+        return Path(os.fsdecode(folder))
+    except TypeError:
+        raise ValueError(f'a gallery is named by the path of its folder, not {folder!r:.60}') \
+            from None
+
+
 def pick_model(model: GLSCL | Place | None = None, manifest: dict | None = None,
                device: str = 'auto') -> tuple[GLSCL, dict]:
     """The model of a gallery, and what gallery.json is to say of it: {model: the path of its
@@ -71,6 +80,8 @@ def pick_model(model: GLSCL | Place | None = None, manifest: dict | None = None,
         path = None
         if clip and clip['temperature'] and not model.fitted:
             model.set_temperature(clip['temperature'])
+    elif not isinstance(model, (str, os.PathLike, nn.Module, type(None))):
+        raise ValueError(f'model is a GLSCL, a checkpoint or a run\'s folder, not {model!r:.60}')
     elif not isinstance(model, nn.Module):
         device = pick_device(device)
         if clip and not model:
@@ -84,8 +95,9 @@ def pick_model(model: GLSCL | Place | None = None, manifest: dict | None = None,
             model = load_model(path, device=device)
             clip = None
     if not isinstance(model, GLSCL):
-        raise ValueError(f"a gallery keeps what GLSCL's score reads of a video; this model has "
-                         f'the head {model.config.head}: name another')
+        head = getattr(model, 'config', None) and f'has the head {model.config.head}'
+        raise ValueError(f"a gallery keeps what GLSCL's score reads of a video; this model "
+                         f'{head or "is a " + type(model).__name__}: name another')
     clip = model.record if isinstance(model, ZeroShot) else clip
     return model.eval(), {'model': os.path.abspath(path) if path else None, 'clip': clip}
 
@@ -105,14 +117,14 @@ def read_manifest(folder: Place, mark: str | None = None) -> dict:
     """gallery.json as a dict: fingerprint, model, clip (not in older ones), shards, unreadable; and
     `damaged`, a line for each of its entries that cannot be used and is left out.
 
-    Raises FileNotFoundError where there is none, ValueError if it is damaged as a whole or made by
-    a model with another fingerprint than `mark`."""
+    Raises FileNotFoundError where there is none, OSError where it cannot be read, ValueError if it
+    is damaged as a whole or made by a model with another fingerprint than `mark`."""
     path = Path(folder) / 'gallery.json'
     again = 'Delete the folder and index again.'
-    if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such file, so {folder} is not a gallery; '
-                                f'`glscl index VIDEOS --out {folder}` makes one')
     try:
+        if not path.is_file():
+            raise FileNotFoundError(f'{path}: no such file, so {folder} is not a gallery; '
+                                    f'`glscl index VIDEOS --out {folder}` makes one')
         manifest = read_json(path, again)
         kinds = dict(fingerprint=str, model=(str, type(None)), shards=dict, unreadable=list)
         for name, kind in kinds.items():
@@ -122,6 +134,11 @@ def read_manifest(folder: Place, mark: str | None = None) -> dict:
             raise ValueError(f'{path}: clip is not as it was written. {again}')
     except ValueError as error:
         raise ValueError(f'gallery.json is damaged: {error}') from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(f'{path}: cannot be read ({error.strerror}). Is it yours to read? Allow it '
+                      f'(chmod u+r), or ask its owner') from None
     made_with = manifest['fingerprint']
     if mark is not None and mark != made_with:
         clip = manifest.get('clip')

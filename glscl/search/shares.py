@@ -31,6 +31,14 @@ def parse(text: str) -> tuple[int, int]:
     return k, n
 
 
+def checked(share: tuple[int, int]) -> tuple[int, int]:
+    """(K, N) as it is; ValueError for anything else."""
+    if (not isinstance(share, (tuple, list)) or [type(number) for number in share] != [int, int]
+            or not 1 <= share[0] <= share[1]):
+        raise ValueError(f'share is (K, N) with K from 1 to N, as (3, 16), not {share!r:.60}')
+    return tuple(share)
+
+
 def folder(out: Path, k: int) -> Path:
     """Where share k of a gallery lies, k from 1."""
     return out / 'shares' / str(k)

@@ -28,6 +28,8 @@ class ZeroShot(GLSCL):
     temperature: tau; None: `fit` finds it from the first videos of a gallery."""
 
     def __init__(self, clip: str, pretrained: str | None = None, temperature: float | None = None):
+        if not isinstance(clip, str):
+            raise ValueError(f'clip is the name of a CLIP, such as "ViT-B-32", not {clip!r:.60}')
         words = clip_sizes(clip)['text_cfg'].get('context_length', 77)
         if pretrained is None and clip != 'small':
             tags = open_clip.list_pretrained_tags_by_model(clip.replace('/', '-'))
@@ -35,7 +37,7 @@ class ZeroShot(GLSCL):
                              f'({", ".join(tags) or "it has none for this one"})')
         config = Config(clip=clip, clip_pretrained=pretrained, max_words=words, temporal='none',
                         local_weight=0, freeze_clip=True,
-                        temperature=temperature or Config.temperature)
+                        temperature=Config.temperature if temperature is None else temperature)
         try:
             super().__init__(config)
         except FileNotFoundError as error:

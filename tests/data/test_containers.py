@@ -3,6 +3,7 @@ that names the file and what to do."""
 import errno
 import os
 import random
+import re
 import sys
 import time
 import warnings
@@ -16,7 +17,7 @@ from PIL import Image
 
 from glscl.data import video
 from glscl.data.sampling import VideoError
-from glscl.data.video import frame_seconds, read_frames
+from glscl.data.video import frame_rate, frame_seconds, read_frames
 
 GROUPS = {'g': 12, 'bf': 2}
 CODECS = {  # name of the encoder, its options
@@ -67,7 +68,9 @@ def test_frames_asked_for_in_any_way_are_those_decoded_in_order(codec, tmp_path,
         except (av.error.FFmpegError, ValueError, IndexError):
             continue  # not for this container, or not in this build
         tried.append(suffix)
-        frames, indices = read_frames(path, 100, 10 ** 6)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            frames, indices = read_frames(path, 100, 10 ** 6)
         assert np.array_equal(frames, every) and indices == list(range(len(every))), suffix
         for indices in *([rng.randrange(len(every))] for _ in range(5)), *(sorted(rng.sample(range(len(every)), n)) for n in (3, 7)):
             expected = [every[i] for i in indices]
@@ -296,6 +299,12 @@ def test_what_is_no_path_of_a_file_is_refused_and_never_waited_for(path, tmp_pat
     assert len(str(caught.value)) < 300
 
 
+def test_a_link_that_leads_nowhere_is_named_as_that(tmp_path):
+    (tmp_path / 'link.mp4').symlink_to('gone.mp4')
+    with pytest.raises(VideoError, match='link.mp4: no such file, but a link to gone.mp4, which is not there. Put'):
+        read_frames(tmp_path / 'link.mp4')
+
+
 @pytest.mark.parametrize('text', ['#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/x.ts\n', 'ffconcat version 1.0\nfile /etc/passwd\n'])
 def test_a_playlist_leads_nowhere(text, tmp_path):
     (tmp_path / 'list.mp4').write_text(text)
@@ -340,14 +349,65 @@ def test_a_recording_of_a_live_asf_states_no_size(tmp_path):
     assert 3 <= len(read_frames(path)[1]) <= 4
 
 
-@pytest.mark.parametrize('suffix', ['ts', 'm2ts'])
-def test_a_transport_stream_cut_within_a_packet_is_told_of(suffix, tmp_path):
-    """It states no length: what there is is read."""
-    path = encode(tmp_path / f'film.{suffix}', numbered(200))
-    assert len(read_frames(path)[1]) == 8
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2 + 50])
-    with pytest.warns(UserWarning, match=f'film.{suffix}: ends within a packet .*truncated'):
-        assert 3 <= len(read_frames(path)[1]) <= 5
+ENDS = {  # of a container: the codec, where it may be cut and its frames still be used
+    'ts': ('libx264', {}, 0), 'm2ts': ('libx264', {}, 0), 'mpg': ('mpeg2video', {}, 0), 'vob': ('mpeg2video', {}, 0), 'gif': ('gif', {}, 0),
+    'mpeg': ('mpeg1video', {}, 0), 'flv': ('flv', {'container': {'flvflags': 'no_duration_filesize'}}, 0), 'ogv': ('libtheora', {}, 0), 'apng': ('apng', {'format': 'apng'}, 1),
+    'webm': ('libvpx', {'container': {'live': '1'}, 'auto_alt_ref': 0}, 0), 'mkv': ('libx264', {'container': {'live': '1'}}, 0),
+    'whole.mkv': ('libx264', {}, 0.93), 'whole.flv': ('flv', {}, 0.93), 'mp4': ('libx264', {'container': {'movflags': 'faststart'}}, 0.93),
+    'fragments.mp4': ('libx264', {'g': 10, 'container': {'movflags': 'frag_keyframe+empty_moov'}}, 0.93), 'wmv': ('wmv2', {}, 0.93), 'avi': ('mpeg4', {}, 0.93)}
+
+
+@pytest.mark.parametrize('suffix', ENDS)
+def test_a_copy_that_broke_off_is_told_of_and_a_whole_one_is_not(suffix, tmp_path):
+    """What there is is read, unless more than a tenth of a stated length lacks; bytes behind the end mean nothing."""
+    (codec, options, least), kind = ENDS[suffix], suffix.split('.')[-1]
+    path = tmp_path / f'film.{kind}'
+    try:
+        encode(path, numbered(100), codec, pixels={'gif': 'rgb8', 'apng': 'rgb24'}.get(suffix, 'yuv420p'), **options)
+    except (av.error.FFmpegError, ValueError):
+        pytest.skip('no encoder for it')
+    data = path.read_bytes()
+    for whole in (data, data + bytes(8) if kind not in ('flv', 'ts', 'm2ts', 'ogv') else data):
+        path.write_bytes(whole)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            assert len(read_frames(path, 100, 1000)[1]) == 100
+    for part in range(40, 100, 7):
+        cut = len(data) * part // 100
+        path.write_bytes(data[:cut - (cut % 4 == 0)])  # never at the end of a packet of 188 or 2048 bytes
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter('always')
+            try:
+                frames = read_frames(path, 100, 1000)[0]
+            except VideoError as error:
+                assert 'truncated' in str(error) and part / 100 < least
+                continue
+        assert 100 * part // 100 - 25 < len(frames) <= 100
+        assert re.search(rf'film.{kind}: ends in the midst of its container.*truncated', str(told[-1].message)), part
+
+
+def test_an_flv_whose_program_repeats_other_lengths_is_whole(tmp_path):
+    """Without the tag's own 11 bytes: nothing tells then where it ends."""
+    path = encode(tmp_path / 'film.flv', numbered(30), 'flv')
+    data, at = bytearray(path.read_bytes()), 13
+    while at < len(data):
+        length = bytes([0, *data[at + 1:at + 4]])
+        at += 11 + int.from_bytes(length, 'big') + 4
+        data[at - 4:at] = length
+    path.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert len(read_frames(path, 100, 1000)[1]) == 30
+
+
+def test_raw_dv_has_the_rate_of_its_frames(tmp_path):
+    """FFmpeg 8 gives the ticks of its clock as the average."""
+    path = tmp_path / 'tape.avi'
+    try:
+        encode(path, numbered(50, 576, 720), 'dvvideo', format='dv')
+    except av.error.FFmpegError:
+        pytest.skip('no encoder for it')
+    assert read_frames(path)[1] == [0, 25] and frame_rate(path) == 25
 
 
 def test_an_avi_that_repeats_frames_is_whole(tmp_path):

@@ -188,6 +188,14 @@ def test_another_models_gallery_is_refused(gallery, films, config):
     assert paths_in(gallery) == videos_below(films)
 
 
+def test_a_gallery_that_may_not_be_read_says_so(shared_gallery, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, 'Permission denied', str(path))
+    monkeypatch.setattr(Path, 'read_bytes', refused)
+    with pytest.raises(OSError, match=r'gallery.json: cannot be read \(Permission denied\). Is it yours to read'):
+        open_gallery(shared_gallery)
+
+
 @pytest.mark.parametrize('content', ['', '{"fingerprint": "x", "mod', '[]', '[' * 100_000, '\xff',
                                      '{"fingerprint": "x", "shards": [], "unreadable": []}'])
 def test_a_damaged_manifest_is_named(tmp_path, content):

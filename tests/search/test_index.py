@@ -29,9 +29,10 @@ import glscl
 from glscl.__main__ import main
 from glscl.bench import search as bench_search
 from glscl.data import workers
+from glscl.search import encoding, shards
 from glscl.search import index as index_module
-from glscl.search import shards
-from glscl.search.index import find_clips, index_command, index_videos
+from glscl.search.clips import find_clips
+from glscl.search.index import index_command, index_videos
 
 needs_fork = pytest.mark.skipif(sys.platform == 'win32', reason='no fork')
 
@@ -49,7 +50,7 @@ def test_stored_features_are_the_models_in_half_precision(shared_gallery, splits
 
 
 def test_progress_says_how_many_and_how_long(films, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(index_module, 'LOG_EVERY', 0)
+    monkeypatch.setattr(encoding, 'LOG_EVERY', 0)
     lines = []
     index(films, tmp_path / 'g', checkpoint, log=lines.append)
     assert '12 are to be encoded' in lines[0] and len(lines) == 13
@@ -58,9 +59,9 @@ def test_progress_says_how_many_and_how_long(films, checkpoint, tmp_path, monkey
 
 def test_after_a_while_rows_count_though_they_fill_no_shard(films, checkpoint, tmp_path,
                                                             monkeypatch):
-    monkeypatch.setattr(index_module, 'SAVE_AFTER', 0)
-    encode, left = index_module._encode, [1, 1]
-    monkeypatch.setattr(index_module, '_encode', lambda *batch: left.pop() and encode(*batch))
+    monkeypatch.setattr(encoding, 'SAVE_AFTER', 0)
+    encode, left = encoding.encode, [1, 1]
+    monkeypatch.setattr(encoding, 'encode', lambda *batch: left.pop() and encode(*batch))
     with pytest.raises(IndexError):
         index(films, tmp_path / 'g', checkpoint, batch=4)
     assert len(paths_in(tmp_path / 'g')) == 8
@@ -118,12 +119,12 @@ def test_unreadable_videos_are_listed_and_tried_again_once_changed(films, checkp
     manifest = json.loads((tmp_path / 'g/gallery.json').read_text())
     assert {Path(row['path']).name for row in manifest['unreadable']} == bad
 
-    decoded, decode_all = [], index_module._decode_all
+    decoded, decode_all = [], encoding._decode_all
 
     def noted(clips, *rest):
         decoded.extend(clip.path for clip in clips)
         return decode_all(clips, *rest)
-    monkeypatch.setattr(index_module, '_decode_all', noted)
+    monkeypatch.setattr(encoding, '_decode_all', noted)
     assert index(films, tmp_path / 'g')['added'] == 0 and decoded == []
     shutil.copy(films / 'test0003.mp4', films / 'cut.mp4')
     done = index(films, tmp_path / 'g')
@@ -131,12 +132,23 @@ def test_unreadable_videos_are_listed_and_tried_again_once_changed(films, checkp
     assert decoded == [str(films / 'cut.mp4')]
 
 
+def test_what_the_workers_warn_of_is_counted(films, checkpoint, tmp_path, capsys):
+    """Copies that broke off are indexed as far as they go."""
+    data = encode(tmp_path / 'whole.mpg', numbered(100), 'mpeg2video').read_bytes()
+    for n in range(5):
+        (films / f'cut{n}.mpg').write_bytes(data[:len(data) // 2 + 17 + n])
+    assert main(['index', str(films), '--out', str(tmp_path / 'g'), '--model', str(checkpoint), '--workers', '2', '--device', 'cpu']) == 0
+    printed = capsys.readouterr()
+    assert 'holds 17 videos' in printed.out
+    assert printed.err.count('cut0.mpg: ends in the midst of its container') == 2 and '4 more of the kind: ' in printed.err
+
+
 def test_what_may_be_readable_next_time_is_tried_again(gallery, films, monkeypatch):
     def failing(path, *how):
         raise PermissionError(13, 'Permission denied')
     shutil.copy(films / 'test0003.mp4', films / 'new.mp4')
     with monkeypatch.context() as patch:
-        patch.setattr(index_module, 'read_frames', failing)
+        patch.setattr(encoding, 'read_frames', failing)
         patch.setattr(workers, 'start_pool', InThisProcess)
         done = index(films, gallery)
     assert 'PermissionError' in done['unreadable'][str(films / 'new.mp4')]
@@ -164,13 +176,13 @@ def _crash(path, *how):
     return read_frames(path, *how)
 
 
-read_frames = index_module.read_frames
+read_frames = encoding.read_frames
 
 
 @pytest.mark.skipif(sys.platform == 'win32' or sys.version_info >= (3, 14),
                     reason='the patch reaches forked workers only')
 def test_a_video_that_kills_its_decoder_is_one_bad_video(films, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(index_module, 'read_frames', _crash)
+    monkeypatch.setattr(encoding, 'read_frames', _crash)
     done = index(films, tmp_path / 'g', checkpoint, batch=4, workers=2)
     bad = str(films / 'test0004.mp4')
     assert done['videos'] == 11 and list(done['unreadable']) == [bad]
@@ -357,11 +369,11 @@ def test_videos_in_a_folder_that_cannot_be_read_are_not_gone(gallery, films, mon
 @pytest.mark.parametrize('kind, status', [('SIGTERM', 143), ('SIGINT', 130)])
 def test_a_stopped_indexer_keeps_what_it_has_and_says_how_to_go_on(films, checkpoint, tmp_path, kind,
                                                                    status):
-    code = ('import os, signal, sys\nfrom glscl.search import index\nfrom glscl.__main__ import main\n'
-            'whole, seen = index._decode_all, []\n'
+    code = ('import os, signal, sys\nfrom glscl.search import encoding\nfrom glscl.__main__ import main\n'
+            'whole, seen = encoding._decode_all, []\n'
             'def stopping(*arguments):\n    for pair in whole(*arguments):\n        seen.append(pair)\n'
             f'        if len(seen) == 7: os.kill(os.getpid(), signal.{kind})\n        yield pair\n'
-            'index._decode_all = stopping\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
+            'encoding._decode_all = stopping\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
             'sys.exit(main(sys.argv[1:]))')
     command = ['index', str(films), '--out', str(tmp_path / 'g'), '--model', str(checkpoint),
                '--device', 'cpu', '--workers', '1', '--batch', '4']

@@ -20,8 +20,9 @@ from glscl.data.video import read_frames
 from glscl.datasets.readers.own import own
 from glscl.datasets.splits import shapes_table
 from glscl.search import shards
+from glscl.search.clips import find_clips
 from glscl.search.gallery import search_command
-from glscl.search.index import find_clips, index_command, index_videos
+from glscl.search.index import index_command, index_videos
 
 ROOT = Path(__file__).parents[2]
 SHORT = {'--clip ViT-B-32 --pretrained openai': '--clip small'}  # what is not here

@@ -27,8 +27,8 @@ from search.galleries import (
 import glscl
 from glscl.__main__ import main
 from glscl.runtime import distributed
+from glscl.search import encoding, shards, shares
 from glscl.search import index as index_module
-from glscl.search import shards, shares
 from glscl.search.index import index_command
 
 needs_fork = pytest.mark.skipif(sys.platform == 'win32', reason='no fork')
@@ -364,7 +364,7 @@ def test_the_command_under_torchrun(films, checkpoint, tmp_path):
 def test_what_took_the_time_is_said(films, checkpoint, tmp_path, capsys):
     assert index_command([films], tmp_path / 'g', str(checkpoint), 'cpu', workers=1) == 0
     assert '48 frames in ' in capsys.readouterr().out
-    pace = index_module.Pace
+    pace = encoding.Pace
     for waiting, slower in ((8, 'decoding'), (2, 'encoding')):
         line = index_module._bottleneck([pace(400, 10, waiting), pace(600, 8, waiting)])
         assert line == f'1,000 frames in 10 s, 100.0 a second; {2 * waiting / 18:.0%} of the time was spent waiting for frames: {slower} is the bottleneck'

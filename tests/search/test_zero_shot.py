@@ -171,12 +171,31 @@ def test_the_shipped_model_says_once_that_it_knows_shapes_only(tmp_path, capsys)
     assert len(told) == 1
 
 
-def test_words_that_the_small_clip_does_not_know_are_counted_in_one_line(shared_gallery, capsys):
+def test_words_that_the_small_clip_does_not_know_are_named_in_one_line(shared_gallery, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter('default')
-        status, _, err = typed(f'search {shared_gallery} "a cat playing the piano" --device cpu', capsys)
-    assert status == 0 and err.count('\n') == 1
-    assert err.startswith("warning: 3 tokens are not in the small CLIP's vocabulary")
+        status, _, err = typed(f'search {shared_gallery} "a cat playing the piano" "a cat" --device cpu', capsys)
+    assert status == 0 and err.count('\n') == 1 and err.startswith("warning: words that are not in the small CLIP's vocabulary")
+    assert 'count as one unknown word: cat, playing, piano. Say it in other words' in err
+
+
+def test_each_call_with_unknown_words_warns_once_at_its_line(shared_gallery, films, model):
+    """Python alone would show the second of two searches none, and of two hundred texts each batch of its own."""
+    gallery, film = open_gallery(shared_gallery, model=None), films / 'test0003.mp4'
+    calls = [lambda: gallery.search('a cat'), lambda: gallery.search('a cat'), lambda: gallery.search(['a cat', 'a cat, a dog']),
+             lambda: gallery.encode_texts(['a cat', *['a ring'] * 200, 'two dogs', 'a dog']), lambda: model.score('a dog', film),
+             lambda: model.score(['a dog', 'a ring'], [film, film])]
+    for call, words in zip(calls, ['cat', 'cat', 'cat, dog', 'cat, dogs, dog', 'dog', 'dog']):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter('default')
+            call()
+        assert [str(warning.message).split(': ')[1].split('.')[0] for warning in told] == [words]
+        assert told[0].filename == __file__ and told[0].lineno == call.__code__.co_firstlineno
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        gallery.search('a red ring shrinks')
+    with pytest.warns(UserWarning, match='word: w0, .*, w7 and 3 more'):
+        gallery.search(' '.join(f'w{n}' for n in range(11)))
 
 
 def test_it_says_nothing_of_videos_of_shapes_and_another_clip_says_nothing_at_all(films, weights, tmp_path, capsys):
