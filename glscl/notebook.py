@@ -215,7 +215,10 @@ table { display: block; overflow-x: auto; border: 0; border-collapse: collapse; 
 th, td { padding: .15em .6em; border: 0; border-bottom: 1px solid var(--line); text-align: left }
 .dataframe :is(th, td):not(:first-child) { text-align: right }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
-math { font-size: 105% }
+math { font-size: 105%; font-family: "Cambria Math", "STIX Two Math", "Latin Modern Math",
+       "DejaVu Math TeX Gyre", math }  /* by name: Chromium looks for one of them only */
+code { font-size: 90% }
+pre code { font-size: inherit }
 .formula, .output_png { display: block; overflow-x: auto; overflow-y: hidden; padding: .3em 0 }
 @media screen and (max-width: 40em) { .output_png img { max-width: max(100%, 36em) } }
 section { border-top: 1px solid var(--line); margin-top: 3em }
@@ -271,6 +274,7 @@ def _exporter():
     class Renderer(IPythonRenderer):
         def inline_math(self, body, display='inline'):
             body = re.sub(r'\\big(?=\\)', '', body)  # the converter knows \big( but not \big\langle
+            body = re.sub(r'\\(arccos|cos|ln|log)\b(?!\()', r'\g<0>\\,', body)  # or: "lnx"
             formula = convert(body.replace('\\\n', '\\ '), display=display)
             return formula if display == 'inline' else f'<span class="formula">{formula}</span>'
 

@@ -43,9 +43,9 @@ def concept_life(curves):
     """The first steps of concepts, a curve a form: thin each seed, thick their mean.
 
     curves: {form: [[dict of `concepts.measures` with its step] of each seed]}"""
-    panels = {'within a video': lambda m: m['videos']['within'],
-              'between videos': lambda m: m['videos']['between'],
-              'weight in the score': lambda m: m['std_local'] / m['std_global']}
+    panels = {'two concepts of one video': lambda m: m['videos']['within'],
+              'one concept of two videos': lambda m: m['videos']['between'],
+              'how much $S_l$ varies': lambda m: m['std_local'] / m['std_global']}
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.6))
     for ax, (title, value) in zip(axes, panels.items()):
         for colour, seeds in zip(FORMS, curves.values()):
@@ -57,7 +57,7 @@ def concept_life(curves):
     for ax in axes[:2]:
         ax.set_ylim(0, 1.02)
     axes[0].set_ylabel('mean cosine')
-    axes[2].set_ylabel(r'std $S_l$ / std $S_g$')
+    axes[2].set_ylabel('as a share of $S_g$')
     legend_below(figure, [mark(colour, name, '', line='-')
                           for colour, name in zip(FORMS, curves)])
 
@@ -68,7 +68,8 @@ def vanishing(angles, lengths):
     angles: n, in radians; lengths: {loss: n}"""
     _, ax = plt.subplots(figsize=(5.2, 2.9))
     lines(ax, angles, lengths, 'o', xscale='log', yscale='log',
-          xlabel='angle between concepts, radians', ylabel='length of the gradient')
+          xlabel='angle between concepts, radians', ylabel='length of the gradient',
+          title='every pull fades with the angle')
     ax.plot(angles, np.asarray(angles) / angles[-1] * min(v[-1] for v in lengths.values()) / 3,
             color=GREY, ls=':', label='proportional to the angle')
     ax.legend(loc='upper center', bbox_to_anchor=(0.4, -0.25), ncols=2)
@@ -102,7 +103,7 @@ def local_study(table, compared, within=5):
         ax.grid(False, axis='y')
     legend_below(figure, [mark(BLUE, 'of one video'),
                           mark(ORANGE, 'of two videos, one query', 'D', hollow=True),
-                          mark(RED, "lower, also after Holm's correction")])
+                          mark(RED, "lower, also after Holm's correction", '<')])
 
 
 def _form(axes, y, form, gain, within):

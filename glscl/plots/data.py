@@ -107,7 +107,8 @@ def caption_lengths(lengths, kinds, max_words):
     ax.axvline(max_words + 0.5, color=INK, lw=1, ls='--')
     ax.text(max_words, 0.95, f'max_words = {max_words}', ha='right', va='top', fontsize=9,
             transform=ax.get_xaxis_transform())
-    ax.set(xlabel='tokens, start and end included', ylabel='captions')
+    ax.set(xlabel='tokens, start and end included', ylabel='captions',
+           title=f'the longest caption fills {max(lengths)} of {max_words} places')
     sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1))
 
 
@@ -121,7 +122,8 @@ def sampling(cases):
         ax.plot(np.array(candidates) / fps, [row] * len(candidates), 'o', color=GREY, mfc='white')
         ax.plot(np.array(chosen) / fps, [row] * len(chosen), 'o', color=BLUE)
     rows(ax, list(cases))
-    ax.set_xlabel('seconds')
+    most = max(len(chosen) for *_, chosen in cases.values())
+    ax.set(xlabel='seconds', title=f'one frame a second, thinned out to {most} at most')
     ax.legend(handles=[mark(GREY, 'candidate, thinned out', hollow=True), mark(BLUE, 'chosen')],
               loc='upper left', bbox_to_anchor=(1, 1))
 

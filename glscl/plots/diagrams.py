@@ -150,13 +150,13 @@ def _local_module(ax, Q, shown):
         arrow(ax, (x, 0.9), (x, 1.25), '', colour)
         for place in tokens(ax, x, 2.3, shown, colour, 0.24, shades=(0.25, 0.5, 0.8)):
             arrow(ax, (place, 1.71), (place, 2.16), '', GREEN)
-        say(ax, x + (-0.5 if colour == BLUE else 0.5), 2.3, f'$c_{letter}$', colour)
+        say(ax, x + (-0.5 if colour == BLUE else 0.5), 2.3, f'$c^{letter}$', colour)
     box(ax, 4.07, 1.48, 2.3, 0.44, f'{Q} queries, shared', GREEN)
     left, right = 3.4 + np.array([-0.3, 0, 0.3]), 4.75 + np.array([-0.3, 0, 0.3])
     for a, b in zip(left, right):
         arrow(ax, (a, 2.43), (b, 2.43), '', GREEN, style='<|-|>', bend=-0.3, width=0.9)
     arrow(ax, (4.07, 2.68), (4.07, 2.92), '', GREEN)
-    box(ax, 4.07, 3.15, 2.3, 0.44, '$S_l$ = mean$_q$ cos$(c_t^q, c_v^q)$', size=SMALL)
+    box(ax, 4.07, 3.15, 2.3, 0.44, '$S_l$ = mean$_q$ cos$(c^t_q, c^v_q)$', size=SMALL)
 
 
 def forces(config):
@@ -178,8 +178,8 @@ def forces(config):
         along(ax, 0.93, (degrees + 12, degrees + 42), RED)
     say(ax, 0.62, 1.6, 'others', '#666666')
     say(ax, 0.93, 0.62, 'its own video comes\nnearer, the others of\nthe batch go away', va='top')
-    dot(ax, 2.7, 90 + rest / 2 + 22, BLUE, '$c_t^q$')
-    dot(ax, 2.7, 90 - rest / 2 - 22, ORANGE, '$c_v^q$')
+    dot(ax, 2.7, 90 + rest / 2 + 22, BLUE, '$c^t_q$')
+    dot(ax, 2.7, 90 - rest / 2 - 22, ORANGE, '$c^v_q$')
     along(ax, 2.7, (90 + rest / 2 + 12, 90 + rest / 2), GREEN)
     along(ax, 2.7, (90 - rest / 2 - 12, 90 - rest / 2), GREEN)
     wedge(ax, 2.7, rest, f'{rest:.0f}°')

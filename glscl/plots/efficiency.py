@@ -100,6 +100,8 @@ def storage(amounts):
     ax.bar_label(bars, fmt=' %.1f', fontsize=8)
     ax.set_xlabel('kept of a video, kB, which is as many GB for a million videos\n'
                   '(float32; F = 12, D = 512, Q = 8)')
+    ax.set_title(f'GLSCL keeps {amounts["GLSCL"] / min(amounts.values()):.0f} times as much as one '
+                 f'vector')
     ax.grid(False, axis='y')
     kinds_legend(figure, order)
 
@@ -147,7 +149,7 @@ def cost_recall(cost, recall):
         on_the_left = len(equal) > 1 or cost[method] == max(cost.values())
         points.append((method, x, r['mean'], 0.99 * cost[method] if on_the_left else x))
     ax.set(xscale='log', ylabel='R@1 on shapes, %', xlabel='multiply-adds a pair, D = 128',
-           xlim=(2, 4 * max(cost.values())))
+           title='R@1 measured here, cost counted here', xlim=(2, 4 * max(cost.values())))
     name_points(ax, points)
     if not recall:
         nothing_stored(ax)

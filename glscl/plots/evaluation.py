@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 
 from ..metrics import bootstrap as bootstrap_means
-from .style import BLUE, GREEN, GREY, INK, MARKS, ORANGE, RED, SERIES, legend_right, rows
+from .style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend_right, look, rows
 
 
 def recalls(panels, chance=None):
-    """R@1, R@5 and R@10 with their 95 % intervals, a panel a title.
+    """R@1, R@5 and R@10 with their 95 % intervals, a panel a title, in which R@1 is said.
 
     panels: {title: {label: summary of `metrics`}}, with the same labels in every panel;
     chance: R@1 of guessing, in percent"""
@@ -20,15 +20,17 @@ def recalls(panels, chance=None):
             value = [summary[f'R@{k}'] for k in ks]
             ends = np.transpose([summary[f'R@{k} interval'] for k in ks])  # [2, 3]
             x = at + 0.18 * (i - (len(groups) - 1) / 2)
-            ax.errorbar(x, value, np.abs(ends - value), fmt=MARKS[i], color=SERIES[i], capsize=3,
+            colour, symbol = look(label, i)
+            ax.errorbar(x, value, np.abs(ends - value), fmt=symbol, color=colour, capsize=3,
                         label=label)
         if chance:
             levels = [chance * k for k in ks]
             ax.hlines(levels, at - 0.35, at + 0.35, INK, ':', label='guessing', lw=1)
-        ax.set(title=title, xlim=(-0.5, 2.5), ylim=(-2, 102))
+        first = ', '.join(f'{summary["R@1"]:.0f}' for summary in groups.values())
+        ax.set(title=f'{title}: R@1 {first} %', xlim=(-0.5, 2.5), ylim=(-2, 102))
         ax.set_xticks(at, [f'R@{k}' for k in ks])
         ax.grid(False, axis='x')
-    axes[0, 0].set_ylabel('queries answered, %')
+    axes[0, 0].set_ylabel('recall, %')
     legend_right(axes[0, -1])
 
 
@@ -39,13 +41,14 @@ def bootstrap(rank):
     hit = 100.0 * (np.asarray(rank) <= 1)
     values = bootstrap_means(hit)
     low, high = np.percentile(values, [2.5, 97.5])
-    _, ax = plt.subplots(figsize=(5.2, 2.4))
+    _, ax = plt.subplots(figsize=(7.2, 2.4))
     ax.axvspan(low, high, color=BLUE, alpha=0.15, label='middle 95 %: the interval')
     ax.hist(values, bins=25, color=BLUE, alpha=0.8)
     ax.axvline(hit.mean(), color=ORANGE, lw=2, label='R@1 of the queries themselves')
-    ax.set(xlabel=f'R@1 of a resampled set of {len(hit)} queries, %', ylabel='resamples')
-    ax.margins(y=0.45)
-    ax.legend(loc='upper right')
+    ax.set(xlabel=f'R@1 of a resampled set of {len(hit)} queries, %', ylabel='resamples',
+           title=f'R@1 {hit.mean():.1f} %, and 95 % of its resamples from {low:.1f} to '
+                 f'{high:.1f} %')
+    legend_right(ax)
 
 
 def rank_histogram(rank, V):
@@ -57,7 +60,10 @@ def rank_histogram(rank, V):
     _, ax = plt.subplots(figsize=(7, 2.4))
     bars = ax.bar(names, 100 * counts / len(rank), color=[GREEN] + [GREY] * (len(counts) - 1))
     ax.bar_label(bars, [str(n) for n in counts], fontsize=8, color=INK)
-    ax.set(xlabel='rank of the right video', ylabel='queries, %')
+    first, ten = (100 * np.mean(np.asarray(rank) <= k) for k in (1, 10))
+    ax.set(xlabel='rank of the right video', ylabel='queries, %',
+           title=f'{first:.0f} % come first, {ten:.0f} % among the first ten')
+    ax.margins(y=0.12)
     ax.tick_params(axis='x', labelsize=8)
     ax.grid(False, axis='x')
 
@@ -72,7 +78,7 @@ def confusions(wrong, stated, wrong_else, stated_else):
         'videos wrongly ranked first': [100 * wrong[k] / max(1, stated[k]) for k in kinds],
         'other videos': [100 * wrong_else[k] / max(1, stated_else[k]) for k in kinds]}, kinds)
     ax = shares.plot.bar(figsize=(6.6, 2.5), rot=0, width=0.8, color=[RED, GREY])
-    ax.bar_label(ax.containers[0], [f'{wrong[k]}/{stated[k]}' for k in kinds], fontsize=7)
+    ax.set_xticklabels([f'{k}\n{wrong[k]}/{stated[k]}' for k in kinds], fontsize=8.5)
     ax.set_ylabel('claims not met, %')
     ax.grid(False, axis='x')
     ax.legend(ncols=2, loc='lower right', bbox_to_anchor=(1, 1))
@@ -89,8 +95,9 @@ def twins(table):
         rows(ax, names)
         for _, row in table[table['kind'] == kind].iterrows():
             y = names.index(row['method'])
-            ax.hlines(y, row['low'], row['high'], color=BLUE)
-            ax.plot(row['accuracy'], y, 'o', color=BLUE)
+            colour, symbol = look(row['method'], y)
+            ax.hlines(y, row['low'], row['high'], color=colour)
+            ax.plot(row['accuracy'], y, symbol, color=colour)
         ax.axvline(50, color=GREY, ls=':')
         ax.set(xlim=(30, 100), title=title, xlabel='own video above its twin, %')
-        ax.text(51, len(names) - 0.55, 'guessing', color='#666666', fontsize=8)
+        ax.text(51, -0.45, 'guessing', color='#666666', fontsize=8, va='top')

@@ -2,22 +2,22 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .style import BLUE, GREEN, GREY, INK, ORANGE, RED, legend_below, mark, nothing_stored, rows
-
-METHODS = ((GREY, 'o'), (ORANGE, '^'), (BLUE, 's'))  # mean pooling, global only, GLSCL
+from .style import GREEN, GREY, INK, RED, legend_below, look, mark, nothing_stored, rows
 
 
 def methods(recalls):
     """Every seed of every method as a dot, the mean as a stroke; a panel a kind of caption.
 
-    recalls: {kind of caption: {method: R@1 of each seed, %}}, three methods in each"""
+    recalls: {kind of caption: {method: R@1 of each seed, %}}, the same methods in each"""
     _, axes = plt.subplots(1, len(recalls), figsize=(9, 2.3), sharex=True, sharey=True)
     for ax, (kind, each_seed) in zip(axes, recalls.items()):
-        for row, (values, (colour, _)) in enumerate(zip(each_seed.values(), METHODS)):
-            ax.plot(values, [row] * len(values), 'o', color=colour, alpha=0.8)
+        for row, (name, values) in enumerate(each_seed.items()):
+            colour, symbol = look(name, row)
+            ax.plot(values, [row] * len(values), symbol, color=colour, alpha=0.8)
             ax.plot(np.mean(values), row, '|', color=INK, ms=20, mew=2)
         rows(ax, list(each_seed))
-        ax.set(title=f'captions: {kind}', xlabel='R@1, %')
+        means = ', '.join(f'{np.mean(values):.0f}' for values in each_seed.values())
+        ax.set(title=f'captions: {kind}: R@1 {means} %', xlabel='R@1, %')
         ax.margins(x=0.15)
 
 

@@ -14,7 +14,8 @@ def consistency_target(sizes, rest, target, num_queries):
     _, ax = plt.subplots(figsize=(6, 2.8))
     lines(ax, B, {'here: the target itself': np.full(len(B), target),
                   'released code: target · Q / B, at most 1': released},
-          xlabel='batch size B', ylabel='mean cosine at rest', ylim=(0, 1.08))
+          xlabel='batch size B', ylabel='mean cosine at rest', ylim=(0, 1.08),
+          title='as released, partners rest the farther apart the larger the batch')
     ax.plot(B, [rest['here', b] for b in sizes], 'o', color=BLUE, ms=6)
     ax.plot(B, [rest['released', b] for b in sizes], 's', color=ORANGE, ms=6)
     ax.set_xscale('log', base=2)
@@ -36,7 +37,7 @@ def gradient_sizes(tables):
                  annot=numbers, fmt='', annot_kws=dict(fontsize=8), yticklabels=losses)
         ax.set_xticklabels([part.replace(' ', '\n') for part in parts], fontsize=8, rotation=0)
         ax.tick_params(axis='y', labelsize=8)
-        ax.set_title(title)
+        ax.set_title(f'length of the gradient: {title}')
 
 
 def concept_circles(states):

@@ -5,6 +5,8 @@ from matplotlib.lines import Line2D
 INK, BLUE, ORANGE, GREEN = '#222222', '#2a6fbb', '#e07b26', '#3a9a5b'
 RED, GREY = '#c8402f', '#9aa0a6'
 SERIES, MARKS = (BLUE, ORANGE, GREEN, GREY), 'os^D'  # of the first, second, … series of a chart
+# Of a method in every chart, by what its name begins with.
+METHODS = {'mean pooling': (GREY, 'o'), 'global': (ORANGE, '^'), 'GLSCL': (BLUE, 's')}
 
 
 def style():
@@ -24,6 +26,12 @@ def legend_right(ax):
 def legend_below(figure, marks):
     """One legend for a whole figure, below it. marks: of `mark`"""
     figure.legend(handles=marks, loc='outside lower center', ncols=3)
+
+
+def look(name, i):
+    """Colour and symbol of a method, or else of the i-th series."""
+    known = (of for start, of in METHODS.items() if name.startswith(start))
+    return next(known, (SERIES[i % len(SERIES)], MARKS[i % len(MARKS)]))
 
 
 def mark(colour, label, symbol='o', hollow=False, line=''):

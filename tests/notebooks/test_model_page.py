@@ -87,7 +87,7 @@ def test_the_local_module_starts_alike_and_ends_alike(shown, says):
     assert all(numbers(line)[0] < 0.01 for line in shown('attention').splitlines()) and says('all rows are alike')
     _, by_global, by_local, by_sum, spread_g, spread_l = numbers(shown('matrix'))
     assert by_local < by_global / 3 and abs(by_sum - by_global) <= 1 and spread_l < spread_g / 20
-    assert says('the sum has the dots of $S^g$, or nearly', 'is almost the same number for every pair')
+    assert says('the sum has the dots of $S_g$, or nearly', 'is almost the same number for every pair')
 
 
 def test_what_the_released_code_does(shown, says):

@@ -16,6 +16,7 @@ from glscl.heads import HEADS, TOWERS
 from glscl.heads.base import compact
 from glscl.plots.efficiency import name_points
 from glscl.plots.heads import METHODS, citation, idea
+from glscl.plots.style import BLUE, GREY, ORANGE
 
 SUMMARY = {'R@1': 30.0, 'R@5': 70.0, 'R@10': 90.0, 'R@1 interval': [25, 36], 'R@5 interval': [66, 74], 'R@10 interval': [90, 90]}
 
@@ -46,6 +47,33 @@ def test_recalls_stand_at_their_values_with_their_intervals():
     strokes = [segment[:, 1].tolist() for bars in ax.collections for segment in bars.get_segments()]
     assert [25, 36] in strokes and [66, 74] in strokes and [2, 2] in strokes
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ['guessing', 'here', 'there']
+
+
+def test_a_method_has_one_colour_and_symbol_in_every_chart():
+    names = ['mean pooling', 'global module', 'GLSCL']
+    plots.recalls({'one': {f'{name}, here': SUMMARY for name in reversed(names)}})
+    plots.methods({'one': {name: [20.0, 22.0] for name in names}, 'two': {name: [30.0] for name in names}})
+    plots.twins(pd.DataFrame([dict(method=name, kind=kind, accuracy=60.0, low=50.0, high=70.0)
+                              for kind in ('order', 'direction') for name in names]))
+    looks = [{(line.get_color(), line.get_marker()) for ax in plt.figure(n).axes for line in ax.lines if line.get_marker() in tuple('os^')}
+             for n in plt.get_fignums()]
+    assert len(looks) == 3 and all(each == {(GREY, 'o'), (ORANGE, '^'), (BLUE, 's')} for each in looks)
+    plots.recalls({'one': {f'rival {n}': SUMMARY for n in range(6)}})  # more than there are colours
+
+
+def test_a_chart_says_its_result_in_its_title():
+    def title():
+        return plt.gcf().axes[0].get_title(loc='left')
+    plots.recalls({'scene': {'here': SUMMARY, 'there': {**SUMMARY, 'R@1': 26.0}}})
+    assert title() == 'scene: R@1 30, 26 %'
+    plots.methods({kind: {'mean pooling': [20.0, 22.0], 'GLSCL': [40.0]} for kind in ('scene', 'order')})
+    assert title() == 'captions: scene: R@1 21, 40 %'
+    plots.rank_histogram(np.array([1, 1, 5, 30]), 100)
+    assert title() == '50 % come first, 75 % among the first ten'
+    plots.padding_drift([8, 9], [0.5, 0.5], [0.5, 0.52])
+    assert title() == 'padding moves the score by 0.000 here, by 0.020 as released'
+    plots.caption_lengths([5, 9, 7], None, 12)
+    assert title() == 'the longest caption fills 9 of 12 places'
 
 
 def test_a_strip_is_padded_and_labelled():
@@ -144,8 +172,8 @@ def test_twins_stand_at_their_values():
                           for kind, a in (('order', 70.0), ('direction', 52.0)) for method in ('one', 'other')])
     plots.twins(table)
     order, direction = plt.gcf().axes
-    assert [line.get_xdata()[0] for line in order.lines if line.get_marker() == 'o'] == [70, 70]
-    assert [line.get_xdata()[0] for line in direction.lines if line.get_marker() == 'o'] == [52, 52]
+    assert [line.get_xdata()[0] for line in order.lines if line.get_marker() in tuple('os')] == [70, 70]
+    assert [line.get_xdata()[0] for line in direction.lines if line.get_marker() in tuple('os')] == [52, 52]
     assert [label.get_text() for label in order.get_yticklabels()] == ['one', 'other']
 
 
