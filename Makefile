@@ -37,7 +37,7 @@ stored-notebooks: $(READY)
 	@echo "== beside the unit tests: the stored notebooks, executed again on the CPU, as they were stored, and compared; told when done"
 	@export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=$$($(BIN)/python -c 'import os; print(max(1, (os.cpu_count() or 1) - 1))'); \
 		$(BIN)/python -m pytest -p no:python -p no:cacheprovider --nbval --nbval-current-env \
-		--nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-cell-timeout 900 notebooks > $(VENV)/notebooks.txt 2>&1; \
+		--nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-cell-timeout 3600 notebooks > $(VENV)/notebooks.txt 2>&1; \
 		code=$$?; echo; echo "== the stored notebooks"; cat $(VENV)/notebooks.txt; exit $$code
 
 lab: $(READY)
