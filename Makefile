@@ -6,7 +6,7 @@ READY = $(VENV)/ready
 NAME ?= default
 PROFILE ?= small
 
-.PHONY: help walkthrough test lab clean
+.PHONY: help walkthrough test unit-tests stored-notebooks lab clean
 help:
 	@echo "make walkthrough   run the six notebooks (NAME=$(NAME), PROFILE=$(PROFILE)) into runs/$(NAME)"
 	@echo "make test          unit tests, a tiny papermill run, and nbval over the stored notebooks"
@@ -25,11 +25,20 @@ walkthrough: $(READY)
 	@echo "== six notebooks into runs/$(NAME), about seven minutes on two cores"
 	@$(BIN)/python -m glscl walkthrough --name $(NAME) --profile $(PROFILE)
 
+# Side by side: the notebooks train for minutes on all cores but one, the unit tests work on one and have a cache of their own.
 test: $(READY)
+	@$(MAKE) --no-print-directory --jobs=2 stored-notebooks unit-tests
+
+unit-tests: $(READY)
 	@echo "== unit tests, and the six notebooks on a tiny profile with another seed"
 	@$(BIN)/python -m pytest tests
-	@echo "== the stored notebooks, executed again on the CPU, as they were stored, and compared"
-	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -p no:python --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-cell-timeout 900 notebooks
+
+stored-notebooks: $(READY)
+	@echo "== beside the unit tests: the stored notebooks, executed again on the CPU, as they were stored, and compared; told when done"
+	@export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=$$($(BIN)/python -c 'import os; print(max(1, (os.cpu_count() or 1) - 1))'); \
+		$(BIN)/python -m pytest -p no:python -p no:cacheprovider --nbval --nbval-current-env \
+		--nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-cell-timeout 3600 notebooks > $(VENV)/notebooks.txt 2>&1; \
+		code=$$?; echo; echo "== the stored notebooks"; cat $(VENV)/notebooks.txt; exit $$code
 
 lab: $(READY)
 	@$(BIN)/python -m jupyter lab notebooks

@@ -225,14 +225,15 @@ def xclip(head, e, w, x, y, mask, seen_words, seen_frames):
         return sum(sum(a[k] * float(A[k][i]) for k in range(len(a))) * values[i] for i in range(len(a)))
 
     def mapped(a, W, b):
-        return sum(a[i] * float(W[i][j]) * b[j] for i in range(len(a)) for j in range(len(b)))
+        return sum(a[i] * W[i][j] * b[j] for i in range(len(a)) for j in range(len(b)))
 
+    of_sentence, of_word = head.sentence_map.tolist(), head.word_map.tolist()
     w = [a if s else [0.0] * len(a) for a, s in zip(w, seen_words)]
     x = [a if s else [0.0] * len(a) for a, s in zip(x, seen_frames)]
-    G = [[mapped(a, head.word_map, b) for b in x] for a in w]
+    G = [[mapped(a, of_word, b) for b in x] for a in w]
     alpha = [weighed([G[l][f] for l in range(len(w))], seen_words, head.words_of_frame) for f in range(len(x))]
     gamma = [weighed(G[l], seen_frames, head.frames_of_word) for l in range(len(w))]
-    return (mapped(e, head.sentence_map, u) + weighed([dot(a, u) for a in w], seen_words, head.words_of_video)
+    return (mapped(e, of_sentence, u) + weighed([dot(a, u) for a in w], seen_words, head.words_of_video)
             + weighed([dot(e, b) for b in x], seen_frames, head.frames_of_sentence)
             + (weighed(alpha, seen_frames, head.frames_last) + weighed(gamma, seen_words, head.words_last)) / 2) / 4
 

@@ -63,7 +63,7 @@ def test_the_command_is_noted_with_its_settings(small, tmp_path, capsys):
 
 def test_seconds_that_do_not_grow_are_told_too(small, capsys, monkeypatch):
     monkeypatch.setattr(bench_heads, 'median', lambda row, what: 1.0)
-    [fit] = bench_heads.heads(['CLIP4Clip meanP'], (6, 12, 24), seconds=60, repeats=3)['growth']
+    [fit] = bench_heads.heads(['CLIP4Clip meanP'], (6, 12, 24), None, seconds=60, repeats=3)['growth']
     assert fit['exponent'] == 0 and 'seconds grow as V to the 0.000' in capsys.readouterr().out
 
 
