@@ -21,7 +21,7 @@ from ..data.video import read_frames
 from ..datasets import shapes
 from ..datasets.readers import load_table
 from ..datasets.readers.benchmarks import FILES, HELD_OUT_INSTEAD
-from ..datasets.readers.files import EmptySplit, locate
+from ..datasets.readers.files import EmptySplit, instead, locate
 from ..runtime.files import atomic_write
 from ..runtime.progress import told
 from ..runtime.terminal import shown
@@ -42,7 +42,8 @@ def annotations(config, data_dir):
         yield f'{name}: {found.get(name, "MISSING")}'
     lost = ', '.join(name for name in FILES[config.dataset] if name not in found)
     if lost:
-        yield Todo(f'put {lost} into {data_dir}; data/README.md says where to get it')
+        yield Todo(f'put {lost} into {data_dir}; data/README.md says where to get it'
+                   f'{instead(data_dir, set(FILES[config.dataset]) - set(found))}')
 
 
 def videos(config, data_dir, split, paths):
@@ -60,7 +61,7 @@ def videos(config, data_dir, split, paths):
         # of a benchmark's missing file `annotations` tells
         told = config.dataset != 'own' and isinstance(error, FileNotFoundError)
         if not told and not (spare and isinstance(error, EmptySplit)):
-            yield Todo(f'{split}: {error}')
+            yield Todo(error)  # once, where it is the same for several splits
         return
     listed = dict(zip(table['video_id'], table['path']))
     paths.update(listed)
@@ -79,6 +80,8 @@ def videos(config, data_dir, split, paths):
             return
         else:
             other = HELD_OUT_INSTEAD * (split != 'train')
+            if config.dataset != 'own':
+                other += instead(data_dir, [f'{name}.mp4' for name in lost])
         yield Todo(f'{split}: put the {len(lost):,} missing videos ({names}) anywhere below '
                    f'{data_dir}{other}')
 

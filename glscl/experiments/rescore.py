@@ -108,16 +108,17 @@ def _load(path, any_of):
     """{name: array of numbers} of an .npz file with at least one of the names; pickled objects are
     refused, not opened."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f'{path}: no such file')
+        raise FileNotFoundError(f'{path}: no such file; `glscl evaluate RUN --similarity FILE` '
+                                f'writes one')
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # a class for each way in which a file can be damaged
         raise ValueError(f'{path} is not an .npz file of plain arrays, or is damaged '
-                         f'({one_line(error)})') from None
+                         f'({one_line(error).partition(" If you trust")[0]})') from None
     if not set(any_of) & arrays.keys():
         raise ValueError(f'{path} has no array {" or ".join(any_of)}; '
-                         f'it has {", ".join(arrays) or "none"}')
+                         f'it has {", ".join([*arrays][:5]) or "none"}')
     for name, array in arrays.items():
         if array.dtype.kind not in 'fiu':
             raise ValueError(f'{path}: {name} holds {array.dtype}, not numbers')

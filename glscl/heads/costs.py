@@ -161,46 +161,6 @@ def median(row, part):
     return row[part][f'{clock(row)}_{unit}']['median']
 
 
-def query_cell(row):
-    """The median of a query in ms, "~" before it if extrapolated; what a gallery that does not fit
-    needs."""
-    if not row['fits']:
-        return f'needs {row["bytes_gallery"] / 1e9:.0f} GB'
-    ms = median(row, 'query')
-    if ms >= 100:
-        text = f'{ms:,.0f}'
-    else:
-        text = f'{ms:.1f}' if ms >= 1 else f'{ms:.2g}'
-    return f'~{text}' if row['query']['extrapolated'] else text
-
-
-def clock_table(costs):
-    """What `glscl bench heads` measured on the CPU, one row a head: a DataFrame of the query by
-    gallery in ms, a pair, memory, growth.
-
-    "~" marks a query extrapolated from fewer videos; a gallery that did not fit shows the gigabytes
-    it needs."""
-    measured = [row for row in costs['rows'] if row['device'] == 'cpu']
-    growth = {fit['method']: fit for fit in costs['growth'] if fit['device'] == 'cpu'}
-    rows = []
-    for method in HEADS:
-        by_videos = {row['videos']: row for row in measured if row['method'] == method}
-        galleries = sorted(V for V in by_videos if V >= 1000)
-        memory = [r['query']['working_memory_mb'] for r in by_videos.values() if r['fits']]
-        fit = growth[method]
-        exponent = NONE
-        if fit['exponent'] is not None:
-            exponent = f'{fit["exponent"]:.3f} ± {fit["standard_error"]:.3f}'
-        rows.append({
-            'method': method,
-            **{f'{V:,} videos, ms': query_cell(by_videos[V]) for V in galleries},
-            'a pair, ns': f'{median(by_videos[galleries[0]], "pair"):,.0f}',
-            'memory of a query, MB': f'{max(memory):.1f}',
-            'grows as V to the': exponent,
-        })
-    return pd.DataFrame(rows).fillna(NONE)
-
-
 def report(T=1000, V=1000, F=12, L=32, D=512, Q=8):
     """Print the cost table, what gives the published column, and the ratio to X-CLIP."""
     sizes = (T, V, F, L, D, Q)

@@ -66,11 +66,15 @@ def read_text(path, unit='row'):
     Raises ValueError with file and row (or what else `unit` calls a line) for any other text."""
     raw = Path(path).read_bytes()
     try:
-        return raw.decode('utf-8-sig').replace('\r\n', '\n')
+        text = raw.decode('utf-8-sig').replace('\r\n', '\n')
+        wrong = raw.find(b'\0')  # as UTF-16 has them
     except UnicodeDecodeError as error:
-        line = raw[:error.start].count(b'\n') + 1
-        raise ValueError(f'{path}, {unit} {line}: not UTF-8 text (byte {raw[error.start]:#04x}); '
-                         f'save the file as UTF-8, or download it again') from None
+        text, wrong = '', error.start
+    if wrong < 0:
+        return text
+    line = raw[:wrong].count(b'\n') + 1
+    raise ValueError(f'{path}, {unit} {line}: not UTF-8 text (byte {raw[wrong]:#04x}); save the '
+                     f'file as UTF-8, or download it again')
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -132,7 +132,7 @@ def test_training_videos_alone_give_a_hold_out(tmp_path, dataset):
         rest = load_table(dataset, 'train', root, 'held_out')
         held = load_table(dataset, 'val', root, 'held_out')
     assert len(held) == 1 and len(rest.attrs['missing']) == 9 and not set(rest['video_id']) & set(held['video_id'])
-    with pytest.raises(EmptySplit, match='select_on=held_out, which needs training videos alone') as empty:
+    with pytest.raises(EmptySplit, match='none of the 2 videos of the split "test" is there') as empty:
         load_table(dataset, 'test', root, 'held_out')
     assert empty.value.listed == 2
 

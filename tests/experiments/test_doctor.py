@@ -1,4 +1,7 @@
 """The doctor names what is there and what is missing, and returns what to do about it."""
+import os
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -179,3 +182,48 @@ def test_the_estimates_of_the_data_page_are_these():
         row = next(line for line in page.split('\n') if line.startswith(f'| {name} |'))
         assert [cell.strip() for cell in row.split('|')[5:7]] == [
             f'{doctor.training_bytes(c) / 1e9:.1f} GB' for c in both]
+
+
+def rewritten(path, change=lambda text: text, encoding='utf-8'):
+    path.write_bytes(change(path.read_text(encoding='utf-8')).encode(encoding))
+
+
+def upper(path):
+    os.rename(path, path.with_name(path.name.upper()))
+
+
+def packed(root):
+    shutil.make_archive(str(root / 'videos'), 'zip', root / 'videos')
+    shutil.rmtree(root / 'videos')
+
+
+@pytest.mark.parametrize('change, said', [
+    (lambda root: root / 'videos', 'There are such files in {root}: name that as data_dir'),
+    (lambda root: root / 'MSRVTT_data.json', 'MSRVTT_data.json is a file: name the folder that it lies in'),
+    (lambda root: upper(root / 'MSRVTT_data.json'), 'There is {root}/MSRVTT_DATA.JSON: is it packed, or spelled otherwise?'),
+    (lambda root: os.rename(root / 'MSRVTT_data.json', root / 'MSRVTT_data.json.gz'), 'There is {root}/MSRVTT_data.json.gz: is it packed'),
+    (packed, 'There is {root}/videos.zip: is it packed'),
+    (lambda root: [upper(path) for path in root.rglob('*.mp4')], 'There is {root}/videos/all/VIDEO0.MP4: is it packed, or spelled'),
+    (lambda root: rewritten(root / 'MSRVTT_data.json', encoding='utf-16'), 'MSRVTT_data.json, row 1: not UTF-8 text (byte 0xff); save'),
+    (lambda root: rewritten(root / 'MSRVTT_JSFUSION_test.csv', encoding='utf-16-le'), 'test.csv, row 1: not UTF-8 text (byte 0x00); save'),
+    (lambda root: rewritten(root / 'MSRVTT_JSFUSION_test.csv', lambda text: text.replace(',', ';')), 'with commas between them'),
+    (lambda root: rewritten(root / 'MSRVTT_JSFUSION_test.csv', lambda text: text.replace(',', '\t')), 'with commas between them'),
+    (lambda root: rewritten(root / 'MSRVTT_train.9k.csv', lambda text: text.replace('video', 'Video')), 'spelled like this'),
+    (lambda root: rewritten(root / 'MSRVTT_data.json', lambda text: text.replace('sentences', 'annotations')), 'field sentences: missing; there are')],
+    ids=str)
+def test_a_tree_that_is_nearly_right_is_told_once_with_what_to_change(tmp_path, change, said):
+    root = make_tree('msrvtt', tmp_path / 'tree')
+    place = change(root)
+    try:
+        remedies = examine('msrvtt', place if isinstance(place, Path) else root)[1]
+    except ValueError as error:
+        remedies = [str(error)]
+    assert any(said.format(root=root) in remedy for remedy in remedies), remedies
+    assert len(set(remedies)) == len(remedies) <= 3
+
+
+def test_a_table_of_ones_own_may_come_from_windows_and_hold_a_long_caption(tmp_path):
+    table = make_tree('own', tmp_path / 'tree')
+    rewritten(table, lambda text: text.replace('films/', 'films\\').replace('a red', 'a very ' * 50_000 + 'red').replace('\n', '\r\n'), 'utf-8-sig')
+    printed, remedies = examine('own', table)
+    assert remedies == [] and 'train: 4 captions of 4 videos, 4 of them on disk' in printed

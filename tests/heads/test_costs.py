@@ -43,10 +43,11 @@ def test_glscl_as_released_costs_more_than_xclip_as_released():
 
 def test_the_stored_times_are_of_every_head_and_no_gallery_is_missing():
     times = costs.stored('costs')
-    table = costs.clock_table(times).set_index('method')
-    assert list(table.index) == list(HEADS) and not (table.filter(like=' videos, ms') == '–').any(axis=None)
-    assert table.loc['GLSCL', '1,000,000 videos, ms'] == 'needs 42 GB'
-    assert table.loc['CLIP4Clip tightTransf', '100,000 videos, ms'].startswith('~')
+    there = {(row['method'], row['videos']): row for row in times['rows'] if row['device'] == 'cpu'}
+    galleries = {videos for _, videos in there if videos >= 1000}
+    assert {(method, videos) for method in HEADS for videos in galleries} <= there.keys()
+    assert round(there['GLSCL', 1_000_000]['bytes_gallery'] / 1e9) == 42 and not there['GLSCL', 1_000_000]['fits']
+    assert there['CLIP4Clip tightTransf', 100_000]['query']['extrapolated']
     assert all(row['bytes_per_video'] == HEADS[row['method']].cost().video_bytes for row in times['rows'])
     assert costs.stored('no such result') is None
 
@@ -54,11 +55,8 @@ def test_the_stored_times_are_of_every_head_and_no_gallery_is_missing():
 def test_one_thread_counts_in_its_own_time():
     part = dict(cpu_ms=dict(median=1.0), wall_ms=dict(median=2.0))
     row = dict(device='cpu', threads=1, fits=True, query=dict(part, extrapolated=False))
-    assert costs.median(row, 'query') == 1.0 and costs.query_cell(row) == '1.0'
+    assert costs.median(row, 'query') == 1.0
     assert costs.median({**row, 'threads': 2}, 'query') == costs.median({**row, 'device': 'cuda'}, 'query') == 2.0
-    row['query']['extrapolated'] = True
-    assert costs.query_cell(row) == '~1.0'
-    assert costs.query_cell(dict(fits=False, bytes_gallery=51.1e9)) == 'needs 51 GB'
 
 
 def test_the_command_prints_it_all(capsys):

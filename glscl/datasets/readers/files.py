@@ -17,7 +17,9 @@ from ...runtime.files import read_text
 VIDEOS = ('.mp4', '.webm', '.avi', '.mkv', '.mov', '.m4v', '.mpg', '.mpeg', '.ts', '.m2ts', '.flv',
           '.wmv', '.asf', '.3gp', '.ogv', '.mts', '.vob', '.f4v', '.divx', '.rm', '.rmvb', '.mxf',
           '.3g2', '.m2v', '.ogm', '.gif')  # a .gif may also be a picture: reading it tells
+PACKED = ('.zip', '.tar', '.tgz', '.gz', '.7z', '.rar', '.bz2', '.xz')
 SPLITS = ('train', 'val', 'test')
+csv.field_size_limit(2 ** 31 - 1)  # Python's own limit is shorter than a long caption
 KINDS = {  # what a value can be expected to be, in the words of the message
     'text': lambda x: isinstance(x, str),
     'an id': lambda x: isinstance(x, str) and x.strip(),
@@ -70,6 +72,8 @@ def walk(data_dir, depth=None):
     if not data_dir:
         raise ValueError('this data set needs data_dir, its folder (layout: data/README.md)')
     root, entered = Path(data_dir).expanduser(), set()
+    if root.is_file():
+        raise ValueError(f'{root} is a file: name the folder that it lies in as data_dir')
     if not root.is_dir():
         raise FileNotFoundError(f'{root}: no such folder to be data_dir (layout: data/README.md)')
     os.scandir(root).close()
@@ -107,8 +111,24 @@ def find(data_dir, names, *wanted):
     for name in wanted:
         if name not in found:
             raise FileNotFoundError(f'{name} is neither in {data_dir} nor up to two levels below '
-                                    f'it; data/README.md says where it comes from')
+                                    f'it; data/README.md says where it comes from'
+                                    f'{instead(data_dir, [name])}')
     return [found[name] for name in wanted]
+
+
+def instead(data_dir, names):
+    """What lies there in place of the files `names`, as the end of a message, or '': they may lie
+    higher up, be spelled otherwise, or still be packed."""
+    root = Path(data_dir).expanduser().absolute()
+    stems = {Path(name).stem.lower() for name in names}
+    for folder in root.parents[:2]:
+        if any((folder / name).is_file() for name in names):
+            return f'. There are such files in {folder}: name that as data_dir'
+    for here, have in walk(data_dir, 2):
+        for name in have:
+            if Path(name).stem.split('.')[0].lower() in stems or name.lower().endswith(PACKED):
+                return f'. There is {here / name}: is it packed, or spelled otherwise?'
+    return ''
 
 
 def rows_of(path, rows, part=''):
@@ -132,7 +152,8 @@ def read_csv(path, *columns):
         for name in columns:
             if name not in header:
                 raise ValueError(f'{path}, row 1: the column {name!r} is missing; it has '
-                                 f'{", ".join(header) or "none"}')
+                                 f'{", ".join(header) or "none"}. The first row names the '
+                                 f'columns, spelled like this, with commas between them')
         for row in reader:
             where = f'{path}, row {reader.line_num}'
             if None in row:

@@ -115,7 +115,10 @@ def _row(where, row, folder, to_train):
     start, end = _seconds(row, 'start', where), _seconds(row, 'end', where)
     if None not in (start, end) and start >= end:
         raise ValueError(f'{where}, field end: {end} s is not after the start, {start} s')
-    return {'where': where, 'path': str(folder / path), 'start': start, 'end': end,
+    place = folder / path
+    if '\\' in path and not parts.anchor and not place.exists():  # a table from Windows
+        place = folder.joinpath(*parts.parts)
+    return {'where': where, 'path': str(place), 'start': start, 'end': end,
             'caption': files.field(row, 'caption', 'text', where),
             'video_id': files.expect(row.get('video_id', path), 'an id', where, 'video_id'),
             'split': files.expect(row.get('split', 'test'), 'train, val or test', where, 'split')}
