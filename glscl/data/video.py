@@ -381,9 +381,9 @@ def _decoded(packet):
     """The frames of a packet, none of a broken one."""
     try:
         return packet.decode()
-    except (OSError, MemoryError):
-        raise
-    except av.error.FFmpegError:
+    except av.error.FFmpegError as error:
+        if error.errno in PASSING:
+            raise
         return []
 
 

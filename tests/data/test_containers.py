@@ -400,6 +400,18 @@ def test_an_flv_whose_program_repeats_other_lengths_is_whole(tmp_path):
         assert len(read_frames(path, 100, 1000)[1]) == 30
 
 
+def test_a_chain_of_ogg_streams_is_read_to_its_end(tmp_path):
+    """The headers of the second one, in the midst, are no frames."""
+    path = tmp_path / 'chain.ogv'
+    try:
+        data = encode(path, numbered(50), 'libtheora').read_bytes()
+    except (av.error.FFmpegError, ValueError):
+        pytest.skip('no encoder for it')
+    path.write_bytes(data + data)
+    frames, indices = read_frames(path, 200, 1000)
+    assert [number(frame) for frame in frames] == [*range(50), *range(50)] and indices == list(range(100))
+
+
 def test_raw_dv_has_the_rate_of_its_frames(tmp_path):
     """FFmpeg 8 gives the ticks of its clock as the average."""
     path = tmp_path / 'tape.avi'
