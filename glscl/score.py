@@ -11,7 +11,7 @@ import torch
 from .clip_models import ClipModel, evaluating
 from .data.batch import Items
 from .data.sampling import VideoError, pixels
-from .data.tokens import as_texts, tokenize, tokenizer
+from .data.tokens import tokenize, tokenizer
 from .data.video import open_video, read_frames
 from .runtime.devices import autocast
 
@@ -96,8 +96,9 @@ def encode_captions(model: ClipModel, captions: Sequence[str], batch: int = 200)
     One warning names the words that the small CLIP does not know. ValueError for no text, or what
     is no list of texts."""
     at_least_one(batch=batch)
-    captions = as_texts(captions)
-    if not captions:
+    if not isinstance(captions, (str, bytes)) and hasattr(captions, '__iter__'):
+        captions = list(captions)
+    if captions == []:
         raise ValueError('there are no texts to encode')
     token_ids, mask = tokenize(captions, model.config.max_words)            # [T, L] both
     length = int(mask.sum(1).max())

@@ -126,9 +126,6 @@ def load_pairs(table: pd.DataFrame, config: Config, size: int = 32,
     the part that is meant, in seconds). size: the side in pixels that CLIP looks at. Unreadable
     videos are skipped, counted and listed. ValueError names a missing column, an empty caption, or
     an id that stands for two things; VideoError says that no video could be read."""
-    if not isinstance(table, pd.DataFrame):
-        raise ValueError(f'captions and their videos come as a DataFrame with the columns '
-                         f'video_id, path and caption, not as {type(table).__name__}')
     missing = table.attrs.get('missing', [])  # of a table of `datasets.readers`
     table = _checked_table(table)
     videos = table.drop_duplicates('video_id')

@@ -65,8 +65,7 @@ def sample_frame_indices(n_frames, fps, max_frames, framerate=1, start=None, end
 
 
 def check_wish(max_frames, framerate, start, end, sampling, size=None):
-    """ValueError where these are nothing that can be wished of any video: looked at before one is
-    opened, which is then not to blame."""
+    """ValueError for what can be wished of no video, which is then not to blame."""
     _check_numbers(max_frames=max_frames, framerate=framerate)
     span(start, end)
     if sampling not in ('stride', 'seconds'):
@@ -78,11 +77,11 @@ def check_wish(max_frames, framerate, start, end, sampling, size=None):
 def _check_numbers(**values):
     """ValueError for one that is no positive number, or no whole one where it counts frames."""
     for name, value in values.items():
-        whole = 'frames' in name
-        kind, least = (numbers.Integral, 1) if whole else (numbers.Real, 1e-9)
-        if not isinstance(value, kind) or not least <= value <= 10 ** 9:
-            raise ValueError(f'{name} must be a {"whole " * whole}number from {least:g} to 1e+09, '
-                             f'not {value!r}')
+        kind, what = numbers.Real, 'number from 1e-09'
+        if 'frames' in name:
+            kind, what = numbers.Integral, 'whole number from 1'
+        if not isinstance(value, kind) or not 1e-9 <= value <= 10 ** 9:
+            raise ValueError(f'{name} must be a {what} to 1e+09, not {value!r}')
 
 
 def span(start: float | None, end: float | None) -> tuple[int, int | None]:
@@ -142,17 +141,11 @@ def pixels(frames: np.ndarray | torch.Tensor, mask: Sequence | np.ndarray | torc
 
     Returns (float [n, F, 3, S, S], mask [n, F]). Padding is zero after normalisation, as the
     released loader leaves it. ValueError for anything else."""
-    device = pick_device(device)
-    try:
-        frames, mask = torch.as_tensor(frames), torch.as_tensor(mask)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f'frames and their mask are arrays or tensors ({error})') from None
-    if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
-        raise ValueError(f'frames are uint8 [n, F, H, W, 3], of n videos what read_frames gives of '
-                         f'one, not {frames.dtype} {list(frames.shape)}')
-    if mask.shape != frames.shape[:2]:
-        raise ValueError(f'a mask says which of F frames of n videos there are, here '
-                         f'{list(frames.shape[:2])}, not {list(mask.shape)}')
-    mask = mask.to(device)
-    frames = normalise(frames.to(device))
+    frames, mask = torch.as_tensor(frames), torch.as_tensor(() if mask is None else mask)
+    if (frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3
+            or mask.shape != frames.shape[:2]):
+        raise ValueError(f'frames are uint8 [n, F, H, W, 3] and their mask is [n, F], not '
+                         f'{frames.dtype} {list(frames.shape)} and {list(mask.shape)}')
+    mask = mask.to(pick_device(device))
+    frames = normalise(frames.to(mask.device))
     return frames * mask[:, :, None, None, None], mask

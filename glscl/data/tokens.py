@@ -27,17 +27,6 @@ def tokenizer() -> open_clip.SimpleTokenizer:
     return tok
 
 
-def as_texts(captions: Iterable[str]) -> list[str]:
-    """Captions as a list; ValueError for what is none, with the row that is no text."""
-    if isinstance(captions, (str, bytes)) or not isinstance(captions, Iterable):
-        raise ValueError(f'captions are a list of texts, also a single one, not {captions!r:.60}')
-    captions = list(captions)
-    for row, caption in enumerate(captions):
-        if not isinstance(caption, str):
-            raise ValueError(f'caption in row {row} is empty, or no text ({caption!r:.60})')
-    return captions
-
-
 def tokenize(captions: Iterable[str], max_words: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     """CLIP's tokens of captions, start and end token included, zeros after.
 
@@ -47,15 +36,17 @@ def tokenize(captions: Iterable[str], max_words: int = 32) -> tuple[torch.Tensor
     if not isinstance(max_words, numbers.Integral) or max_words < 3:
         raise ValueError(f'max_words must be a whole number of 3 or more, for a start, a word and '
                          f'an end, not {max_words!r}')
-    captions = as_texts(captions)
+    if isinstance(captions, (str, bytes)) or not isinstance(captions, Iterable):
+        raise ValueError(f'captions are a list of texts, also a single one, not {captions!r:.60}')
+    captions = list(captions)
     tok = tokenizer()
     token_ids = torch.zeros(len(captions), max_words, dtype=torch.long)
     mask = torch.zeros(len(captions), max_words, dtype=torch.bool)
     too_long = 0
     for row, caption in enumerate(captions):
-        if not caption.strip():
-            raise ValueError(f'caption in row {row} is empty ({caption!r}): give it words, '
-                             f'or leave the row out')
+        if not isinstance(caption, str) or not caption.strip():
+            raise ValueError(f'caption in row {row} is empty, or no text ({caption!r:.60}): give '
+                             f'it words, or leave the row out')
         pieces = tok.encode(caption)
         too_long += len(pieces) > max_words - 2
         pieces = [tok.sot_token_id, *pieces[:max_words - 2], tok.eot_token_id]

@@ -22,7 +22,6 @@ import av
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 
-from .endings import is_cut, stated_size
 from .sampling import VideoError, check_wish, resize, sample_frame_indices
 
 SEEKABLE = ('mov', 'matroska')             # containers, by the first of FFmpeg's names for them
@@ -184,6 +183,7 @@ def survey(path, container, stream):
     """The Video of an opened file.
 
     Raises VideoError where the packets end long before the length that the file states."""
+    from .endings import is_cut, stated_size  # whoever trains from kept frames needs none of it
     kind, codec = container.format.name.split(',')[0], stream.codec_context
     is_avi, is_vp8 = kind == 'avi', codec.name == 'vp8'
     packets, keys, total, ends = [], [], 0, dict.fromkeys(range(len(container.streams)), 0)
@@ -235,11 +235,9 @@ def survey(path, container, stream):
 
 
 def _fps(stream):
-    """The frames per second that a stream states on average, 0 where it states nothing.
-
-    Of raw DV FFmpeg gives the ticks of its clock as the average (60,000)."""
+    """The frames per second that a stream states on average, 0 where it states nothing."""
     average, guess = stream.average_rate, stream.guessed_rate
-    if average and guess and average * (stream.time_base or 0) == 1:
+    if average and guess and average * (stream.time_base or 0) == 1:  # raw DV: ticks of its clock
         average = guess
     return float(average or guess or 0)
 
@@ -381,9 +379,9 @@ def _decoded(packet):
     """The frames of a packet, none of a broken one."""
     try:
         return packet.decode()
-    except (OSError, MemoryError):
-        raise
-    except av.error.FFmpegError:
+    except av.error.FFmpegError as error:
+        if error.errno in PASSING:
+            raise
         return []
 
 

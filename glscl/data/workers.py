@@ -1,5 +1,4 @@
-"""Processes that decode, and survive a video that kills one of them. What they warn of, the process
-that asked warns of, so that it is counted and shown as the rest."""
+"""Processes that decode, hand on what they warn of, and survive a video that kills one of them."""
 import contextlib
 import multiprocessing
 import os

@@ -5,7 +5,6 @@ import torch
 from search.galleries import open_gallery
 
 import glscl
-from glscl.data.pairs import load_pairs
 from glscl.data.sampling import VideoError
 from glscl.score import encode_captions, encode_files
 from glscl.search.index import index_videos
@@ -15,9 +14,8 @@ CALLS = {  # what is called: [(with what, what is said)]
     glscl.tokenize: [((None,), 'captions are a list'), (('a red ring',), 'captions are a list .* not .a red'), (([b'a'],), 'row 0 is empty, or no text'),
                      ((['a', 3],), 'row 1 is empty, or no text'), ((['a'], '32'), 'max_words must be a whole'), ((['a'], 4.5), 'max_words must be a whole')],
     glscl.pixels: [(([[1]], [1]), r'frames are uint8 \[n, F, H, W, 3\]'), ((FRAMES[0], [1, 1]), 'frames are uint8'), ((FRAMES / 255, [[1, 1]]), 'frames are uint8'),
-                   ((FRAMES.transpose(0, 1, 4, 2, 3), [[1, 1]]), 'frames are uint8'), ((FRAMES, [[1] * 3]), 'a mask says which'), ((FRAMES, None), 'arrays or tensors'),
+                   ((FRAMES.transpose(0, 1, 4, 2, 3), [[1, 1]]), 'frames are uint8'), ((FRAMES, [[1] * 3]), r'their mask is \[n, F\]'), ((FRAMES, None), r'their mask is \[n, F\]'),
                    ((FRAMES, [[1, 1]], 'gpu'), "device 'gpu' cannot be used")],
-    load_pairs: [(([1], None), 'come as a DataFrame')],
     glscl.ZeroShot: [((None,), 'clip is the name of a CLIP'), (('small', None, 0), 'temperature must be'), (('small', None, 'x'), 'temperature must be')],
     glscl.Gallery: [((None,), 'named by the path of its folder, not None'), ((3,), 'named by the path of its folder')],
     'gallery': [((None,), 'takes a text or a list'), (('',), 'row 0 is empty'), (([''],), 'row 0 is empty'), ((('a' for _ in 'a'),), 'takes a text or a list'),
