@@ -17,7 +17,7 @@ PUBLIC = {'GLSCL': 'model', 'Texts': 'model', 'Videos': 'model',
           'encode': 'evaluation', 'evaluate': 'evaluation',
           'global_similarity': 'interaction', 'local_similarity': 'interaction',
           'retrieval_metrics': 'metrics', 'qb_norm': 'rescoring', 'dual_softmax': 'rescoring',
-          'tokenize': 'data.tokens', 'read_frames': 'data.video', 'pixels': 'data.sampling',
+          'tokenize': 'data.tokens', 'read_frames': 'data.video', 'pixels': 'data.pixels',
           'Gallery': 'search.gallery', 'ZeroShot': 'search.zero_shot'}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .config import data_path
 from .data.batch import Batch, Items
-from .data.sampling import pixels
+from .data.pixels import pixels
 from .data.tokens import tokenizer
 from .encoders import Clip
 from .runtime.devices import precision, sent

@@ -8,7 +8,7 @@ import torch
 
 from .clip_models import ClipModel, evaluating
 from .data.batch import Items
-from .data.sampling import VideoError
+from .data.errors import VideoError
 from .metrics import retrieval_metrics
 from .runtime import distributed
 from .runtime.devices import autocast

@@ -10,7 +10,8 @@ import torch
 
 from .clip_models import ClipModel, evaluating
 from .data.batch import Items
-from .data.sampling import VideoError, pixels
+from .data.errors import VideoError
+from .data.pixels import pixels
 from .data.tokens import tokenize, tokenizer
 from .data.video import open_video, read_frames
 from .runtime.devices import autocast

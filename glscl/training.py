@@ -20,7 +20,7 @@ from torch import nn
 from .checkpoints import fill_model, one_writer, read_run_state, restore, save_model, writing
 from .clip_models import ClipModel
 from .data.batch import Batch, tensors
-from .data.sampling import VideoError
+from .data.errors import VideoError
 from .evaluation import evaluate, frozen_features
 from .model import Texts
 from .runtime import devices, distributed

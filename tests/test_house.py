@@ -52,7 +52,7 @@ def test_the_trainer_loads_little_of_the_package():
 
 
 # What stands in README and what a script begins with.
-CALLED = ['checkpoints.load_model', 'checkpoints.save_model', 'checkpoints.save_result', 'data.pairs.load_pairs', 'data.sampling.pixels',
+CALLED = ['checkpoints.load_model', 'checkpoints.save_model', 'checkpoints.save_result', 'data.pairs.load_pairs', 'data.pixels.pixels',
           'data.tokens.tokenize', 'datasets.readers.load_table', 'datasets.splits.load_shapes', 'datasets.splits.load_split',
           'experiments.runs.draw_curves', 'experiments.runs.evaluate_run', 'experiments.runs.export_features', 'experiments.runs.train',
           'heads.model.build', 'heads.model.load', 'interaction.global_similarity', 'interaction.local_similarity', 'journal.read_history',

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.errors import VideoError
 from ..data.frames import load_frames
-from ..data.sampling import VideoError, resize, sample_frame_indices
+from ..data.pixels import resize
+from ..data.sampling import sample_frame_indices
 from ..data.video import open_video, read_frames, upright
 from ..runtime.records import machine
 from .timing import rounds, timed

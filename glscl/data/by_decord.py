@@ -1,5 +1,5 @@
 """Reading with decord, as the released code does."""
-from .sampling import resize
+from .pixels import resize
 from .video import choose, open_video, survey
 
 

@@ -11,8 +11,9 @@ from ..runtime.devices import autocast, precision
 from ..runtime.files import atomic_write
 from ..runtime.progress import told
 from . import frames as store
+from .errors import VideoError
 from .frames import FrameStore, load_array, save_array
-from .sampling import VideoError, pixels
+from .pixels import pixels
 
 
 def with_features(model, pairs):

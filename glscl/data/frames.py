@@ -18,7 +18,8 @@ import torch
 from ..config import cache_dir
 from ..runtime.files import atomic_write
 from ..runtime.progress import told
-from .sampling import VideoError, span
+from .errors import VideoError
+from .sampling import span
 from .video import frame_indices, read_frames
 from .workers import KILLED, Workers
 

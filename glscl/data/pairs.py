@@ -12,8 +12,9 @@ import torch
 from ..config import Config
 from ..runtime import distributed
 from .batch import Batch
+from .errors import VideoError
 from .frames import FrameStore, load_frames
-from .sampling import VideoError, pixels
+from .pixels import pixels
 from .tokens import tokenize
 
 

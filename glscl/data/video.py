@@ -22,7 +22,9 @@ import av
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 
-from .sampling import VideoError, check_wish, resize, sample_frame_indices
+from .errors import VideoError
+from .pixels import resize
+from .sampling import check_wish, sample_frame_indices
 
 SEEKABLE = ('mov', 'matroska')             # containers, by the first of FFmpeg's names for them
 # What disks, networks and busy systems say; of EIO FFmpeg also speaks where a file is damaged

@@ -16,7 +16,7 @@ from .. import heads
 from ..clip_models import SMALL, image_size
 from ..clip_weights import architecture, find_weights
 from ..config import cache_dir, data_path
-from ..data.sampling import VideoError
+from ..data.errors import VideoError
 from ..data.video import read_frames
 from ..datasets import shapes
 from ..datasets.readers import load_table

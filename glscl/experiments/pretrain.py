@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..clip_models import small_clip
-from ..data.sampling import normalise, resize
+from ..data.pixels import normalise, resize
 from ..data.tokens import tokenize
 from ..data.workers import start_pool
 from ..datasets import shapes

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.sampling import resize
+from ..data.pixels import resize
 from ..data.video import read_frames
 
 MOST_BYTES = 200_000  # of one picture: a notebook is read in a browser

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..data.sampling import VideoError, pixels
+from ..data.errors import VideoError
+from ..data.pixels import pixels
 from ..data.video import frame_seconds, read_frames
 from ..data.workers import KILLED, Workers
 from ..interaction import gram

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.sampling import VideoError
+from ..data.errors import VideoError
 from ..data.video import read_frames
 from ..runtime.terminal import show, shown, warned, warnings_as_lines  # noqa: F401, for `index`
 

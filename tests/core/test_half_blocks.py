@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from glscl import GLSCL, half_blocks
 from glscl.clip_blocks import Block, Norm, with_own_layers
-from glscl.data import sampling
+from glscl.data import pixels
 from glscl.data.batch import Batch
 from glscl.training import Step
 
@@ -161,10 +161,10 @@ def card(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda *_: True)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda *_: (9, 0))
     monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda x, *_: x)
-    sampling._scale.cache_clear()
+    pixels._scale.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
-    sampling._scale.cache_clear()
+    pixels._scale.cache_clear()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='pretends a card')

@@ -16,7 +16,7 @@ from data.films import encode, number, numbered
 from PIL import Image
 
 from glscl.data import video
-from glscl.data.sampling import VideoError
+from glscl.data.errors import VideoError
 from glscl.data.video import frame_rate, frame_seconds, read_frames
 
 GROUPS = {'g': 12, 'bf': 2}

@@ -17,9 +17,10 @@ import torch
 
 from glscl.data import frames as store
 from glscl.data import workers
+from glscl.data.errors import VideoError
 from glscl.data.frames import load_frames
 from glscl.data.pairs import load_pairs
-from glscl.data.sampling import CLIP_MEAN, CLIP_STD, VideoError
+from glscl.data.pixels import CLIP_MEAN, CLIP_STD
 from glscl.data.video import read_frames
 from glscl.datasets.splits import load_shapes, shapes_scenes, shapes_table
 

@@ -4,7 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from glscl.data.sampling import resize, sample_frame_indices, span
+from glscl.data.pixels import resize
+from glscl.data.sampling import sample_frame_indices, span
 
 
 @pytest.mark.parametrize('sampling', ['stride', 'seconds'])

@@ -16,15 +16,10 @@ from data.films import FILES, encode, number, numbered
 from PIL import Image
 
 from glscl.data import video
+from glscl.data.errors import VideoError
 from glscl.data.frames import load_frames
-from glscl.data.sampling import (
-    CLIP_MEAN,
-    CLIP_STD,
-    VideoError,
-    normalise,
-    resize,
-    sample_frame_indices,
-)
+from glscl.data.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
+from glscl.data.sampling import sample_frame_indices
 from glscl.data.video import frame_indices, frame_seconds, read_frames
 from glscl.datasets import shapes
 from glscl.datasets.shapes import random_video, render

@@ -5,7 +5,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from glscl.config import data_path
-from glscl.data.sampling import resize
+from glscl.data.pixels import resize
 from glscl.data.tokens import tokenize
 from glscl.datasets import shapes
 from glscl.experiments import pretrain

@@ -5,7 +5,7 @@ import torch
 from search.galleries import open_gallery
 
 import glscl
-from glscl.data.sampling import VideoError
+from glscl.data.errors import VideoError
 from glscl.score import encode_captions, encode_files
 from glscl.search.index import index_videos
 
