@@ -292,6 +292,8 @@ def test_whoever_reads_the_lines_of_an_index_may_leave(films, checkpoint, tmp_pa
                            '--workers', '1', '--device', 'cpu'], stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, '')
+    index(films, tmp_path / 'g', checkpoint)
+    assert len(paths_in(tmp_path / 'g')) == 12  # the next run goes on
 
 
 @pytest.mark.parametrize('flags', [[], ['--json']])
