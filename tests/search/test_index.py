@@ -304,6 +304,8 @@ def test_whoever_reads_the_lines_of_an_index_may_leave(films, checkpoint, tmp_pa
                            '--workers', '1', '--device', 'cpu'], stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, '')
+    index(films, tmp_path / 'g', checkpoint)
+    assert len(paths_in(tmp_path / 'g')) == 12  # the next run goes on
 
 
 @pytest.mark.parametrize('flags', [[], ['--json']])
@@ -373,38 +375,21 @@ def test_videos_in_a_folder_that_cannot_be_read_are_not_gone(gallery, films, mon
     assert paths_in(gallery) == videos_below(films)
 
 
-def _stopped_by_itself(command, kind, said):
-    """The command in a process of its own, to which the seventh video brings a signal; what it says goes to a file."""
-    whole, seen = encoding._decode_all, []
-
-    def stopping(*arguments):
-        for pair in whole(*arguments):
-            seen.append(pair)
-            if len(seen) == 7:
-                os.kill(os.getpid(), kind)
-            yield pair
-    encoding._decode_all = stopping
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with open(said, 'w') as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = (open(fd, 'w', buffering=1, closefd=False) for fd in (1, 2))
-    sys.exit(main(command))
-
-
 @needs_fork
 @pytest.mark.parametrize('kind, status', [('SIGTERM', 143), ('SIGINT', 130)])
 def test_a_stopped_indexer_keeps_what_it_has_and_says_how_to_go_on(films, checkpoint, tmp_path, kind,
                                                                    status):
+    code = ('import os, signal, sys\nfrom glscl.search import index\nfrom glscl.__main__ import main\n'
+            'whole, seen = index._decode_all, []\n'
+            'def stopping(*arguments):\n    for pair in whole(*arguments):\n        seen.append(pair)\n'
+            f'        if len(seen) == 7: os.kill(os.getpid(), signal.{kind})\n        yield pair\n'
+            'index._decode_all = stopping\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
+            'sys.exit(main(sys.argv[1:]))')
     command = ['index', str(films), '--out', str(tmp_path / 'g'), '--model', str(checkpoint),
                '--device', 'cpu', '--workers', '1', '--batch', '4']
-    process = multiprocessing.get_context('fork').Process(
-        target=_stopped_by_itself, args=(command, getattr(signal, kind), tmp_path / 'said'))
-    process.start()
-    process.join()
-    said = (tmp_path / 'said').read_text()
-    assert process.exitcode == status and 'Traceback' not in said
-    assert 'stopped after 7 of 12 videos, which are kept; the same command goes on' in said
+    done = subprocess.run([sys.executable, '-c', code, *command], capture_output=True, text=True)
+    assert done.returncode == status and 'Traceback' not in done.stderr
+    assert 'stopped after 7 of 12 videos, which are kept; the same command goes on' in done.stdout + done.stderr
     assert len(paths_in(tmp_path / 'g')) == 7
     assert index(films, tmp_path / 'g', checkpoint)['added'] == 5
 
