@@ -38,8 +38,7 @@ def tokenize(captions: Iterable[str], max_words: int = 32) -> tuple[torch.Tensor
                          f'an end, not {max_words!r}')
     if isinstance(captions, (str, bytes)) or not isinstance(captions, Iterable):
         raise ValueError(f'captions are a list of texts, also a single one, not {captions!r:.60}')
-    captions = list(captions)
-    tok = tokenizer()
+    tok, captions = tokenizer(), list(captions)
     token_ids = torch.zeros(len(captions), max_words, dtype=torch.long)
     mask = torch.zeros(len(captions), max_words, dtype=torch.bool)
     too_long = 0

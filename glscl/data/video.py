@@ -44,8 +44,7 @@ def read_frames(path: str | os.PathLike, max_frames: int = 12, framerate: float 
     frames, or the file is a .ts. It turns frames by quarters as the file says, but mirrors none.
     Where a file holds fewer frames than it promises (a last one that cannot be decoded), PyAV takes
     the indices anew from those it holds; with more than one and a tenth of all missing it is
-    truncated. Raises VideoError, ValueError for a setting that suits no video, and ImportError
-    where decord is wanted and not installed."""
+    truncated. Raises VideoError, ValueError for a wrong setting, ImportError without decord."""
     wish = (max_frames, framerate, start, end, sampling)
     frames, indices = _read(path, wish, size, reader)
     if len({frame.shape for frame in frames}) > 1:
