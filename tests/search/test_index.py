@@ -379,11 +379,11 @@ def test_videos_in_a_folder_that_cannot_be_read_are_not_gone(gallery, films, mon
 @pytest.mark.parametrize('kind, status', [('SIGTERM', 143), ('SIGINT', 130)])
 def test_a_stopped_indexer_keeps_what_it_has_and_says_how_to_go_on(films, checkpoint, tmp_path, kind,
                                                                    status):
-    code = ('import os, signal, sys\nfrom glscl.search import index\nfrom glscl.__main__ import main\n'
-            'whole, seen = index._decode_all, []\n'
+    code = ('import os, signal, sys\nfrom glscl.search import encoding\nfrom glscl.__main__ import main\n'
+            'whole, seen = encoding._decode_all, []\n'
             'def stopping(*arguments):\n    for pair in whole(*arguments):\n        seen.append(pair)\n'
             f'        if len(seen) == 7: os.kill(os.getpid(), signal.{kind})\n        yield pair\n'
-            'index._decode_all = stopping\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
+            'encoding._decode_all = stopping\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
             'sys.exit(main(sys.argv[1:]))')
     command = ['index', str(films), '--out', str(tmp_path / 'g'), '--model', str(checkpoint),
                '--device', 'cpu', '--workers', '1', '--batch', '4']
