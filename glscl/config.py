@@ -125,7 +125,7 @@ def _checked(name, kind, value):
         return _switch(name, value)
     if kind in (int, float):
         return _number(name, kind, value)
-    if kind == str | None and str(value).lower() in ('none', 'null', ''):
+    if kind == str | None and str(value).strip().lower() in ('none', 'null', '~', ''):
         return None
     if not isinstance(value, (str, os.PathLike)):
         raise ValueError(f'{name} must be text, not {value!r}')
@@ -135,10 +135,10 @@ def _checked(name, kind, value):
 
 
 def _switch(name, value):
-    words = {'true': True, 'false': False, '1': True, '0': False}
-    if str(value).lower() not in words:
+    yes, no = ('true', 'yes', 'on', '1'), ('false', 'no', 'off', '0')  # YAML's, and papermill's
+    if (word := str(value).strip().lower()) not in yes + no:
         raise ValueError(f'{name} must be true or false, not {value!r}')
-    return words[str(value).lower()]
+    return word in yes
 
 
 def _number(name, kind, value):

@@ -174,3 +174,13 @@ def test_lessons_take_profiles_and_folders(tmp_path):
     assert begin('tiny', device='cpu', temperature=7.0).config.temperature == 7
     with pytest.raises(ValueError, match="unknown profile 'huge'; there are tiny, small, large"):
         begin('huge')
+
+
+@pytest.mark.parametrize('text, value', [('yes', True), ('On', True), (' true ', True), ('no', False), ('OFF', False)])
+def test_a_switch_as_text_is_what_yaml_would_make_of_it(text, value):
+    assert Config(compile=text).compile is value
+
+
+@pytest.mark.parametrize('text', ['~', 'null', ' None ', ''])
+def test_nothing_as_text_is_nothing(text):
+    assert Config(clip_pretrained=text).clip_pretrained is None
