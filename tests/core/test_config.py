@@ -137,7 +137,7 @@ def test_a_switch_takes_its_value_as_text(text, value):
         assert getattr(Config(**{name: text}), name) is value
 
 
-@pytest.mark.parametrize('value', ['maybe', '', 'no', 2, None, [True]])
+@pytest.mark.parametrize('value', ['maybe', '', 'nope', 2, None, [True]])
 def test_what_is_no_switch_is_refused_by_name(value):
     with pytest.raises(ValueError) as caught:
         Config(mask_padding=value)
