@@ -67,7 +67,7 @@ def test_order_and_direction(cells, caption_kinds):
     runs, owner = tables.stored('tuned')
     told = twins.table(runs)
     assert set(told['seeds']) == {2} and len(told) == 5
-    says(cells, 'twins-stored-text', 'trains five models with CLIP, two seeds each', '200 pairs of a kind')
+    says(cells, 'twins-stored-text', 'trains five models with CLIP, two to five seeds each', '200 pairs of a kind')
     share, low = (told[list(twins.TWINS)].map(lambda cell, at=at: float(re.findall(r'\d+', cell)[at])) for at in (0, 1))
     deaf = ['GLSCL without temporal transformer', 'mean pooling']
     hears = share.index.difference(deaf)
