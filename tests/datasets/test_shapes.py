@@ -364,7 +364,7 @@ SMALL = {'train': 6, 'val': 2, 'test': 2}
 def test_a_build_that_fails_leaves_nothing(tmp_path, monkeypatch, error):
     def fail():
         raise error('broken')
-    monkeypatch.setattr(shapes, 'ProcessPoolExecutor', ThreadPoolExecutor)
+    monkeypatch.setattr(shapes, 'start_pool', ThreadPoolExecutor)
     monkeypatch.setattr(shapes, 'write_video', breaks_at(4, fail))
     with pytest.raises(error, match='broken'):
         shapes.build(tmp_path, SMALL)
@@ -372,7 +372,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, monkeypatch, error):
 
 
 def test_a_full_disk_is_named_with_the_folder_and_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(shapes, 'ProcessPoolExecutor', ThreadPoolExecutor)
+    monkeypatch.setattr(shapes, 'start_pool', ThreadPoolExecutor)
     monkeypatch.setattr(shapes, 'write_video', breaks_at(4, no_space))
     with pytest.raises(OSError, match='(?s)cannot write.*No space left.*data_dir') as caught:
         shapes.build(tmp_path, SMALL)
@@ -381,7 +381,7 @@ def test_a_full_disk_is_named_with_the_folder_and_the_remedy(tmp_path, monkeypat
 
 def test_a_killed_build_leaves_no_half_world(tmp_path, monkeypatch):
     def build():
-        shapes.ProcessPoolExecutor = ThreadPoolExecutor
+        shapes.start_pool = ThreadPoolExecutor
         shapes.write_video = breaks_at(5, lambda: os.kill(os.getpid(), signal.SIGKILL))
         shapes.build(tmp_path, SMALL)
     child = multiprocessing.get_context('fork').Process(target=build)

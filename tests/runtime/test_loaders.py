@@ -293,7 +293,7 @@ def test_a_model_that_was_saved_is_the_one_that_is_loaded(config, tmp_path):
 @pytest.mark.parametrize('call, match', [
     (lambda model: model.encode_texts(torch.zeros(0, 4, dtype=torch.long), torch.zeros(0, 4)), 'no texts'),
     (lambda model: model.encode_videos(torch.zeros(0, 4, 3, 32, 32), torch.zeros(0, 4)), 'no videos'),
-    (lambda model: tokenize(['a'], 1), 'max_words must be 3 or more'),
+    (lambda model: tokenize(['a'], 1), 'max_words must be a whole number of 3 or more'),
     (lambda model: LocalInteraction(63), 'a width of 63 does not split into the 8 heads')])
 def test_empty_and_odd_sizes_are_told(config, call, match):
     with pytest.raises(ValueError, match=match):
