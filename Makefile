@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 walkthrough: $(READY)
-	@echo "== six notebooks into runs/$(NAME), about seven minutes on two cores"
+	@echo "== six notebooks into runs/$(NAME), seven to nine minutes on two cores"
 	@$(BIN)/python -m glscl walkthrough --name $(NAME) --profile $(PROFILE)
 
 # Side by side: the notebooks train for minutes on all cores but one, the unit tests work on one and have a cache of their own.
