@@ -32,11 +32,11 @@ class RecordedBackward:
     def __call__(self, batch):
         """A Batch -> its Losses, on the device; their gradients are in the parameters. RuntimeError
         for a model whose step asks the CPU on its way."""
-        self.steps += 1
         if batch.frames is None:  # features: no frame goes through a tower
             batch.frame_mask = sent(batch.frame_mask, self.device)
         elif not batch.frame_mask.all():
             return self.backward(batch)
+        self.steps += 1
         if self.steps <= EAGER:
             losses = self.backward(batch)
             self.gradients = [(p, p.grad) for p in self.parameters if p.grad is not None]

@@ -176,9 +176,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_done(line,
 
 
 def test_the_home_folder_is_meant_wherever_a_tilde_stands(monkeypatch):
-    monkeypatch.setenv('HOME', '/home/me')
-    monkeypatch.setenv('USERPROFILE', '/home/me')
-    for word, meant in {'--out=~/g': '--out=/home/me/g', '~/films': '/home/me/films', 'clip_pretrained=~/w.pt': 'clip_pretrained=/home/me/w.pt',
+    monkeypatch.setenv('HOME', '/at/home')
+    monkeypatch.setenv('USERPROFILE', '/at/home')
+    for word, meant in {'--out=~/g': '--out=/at/home/g', '~/films': '/at/home/films', 'clip_pretrained=~/w.pt': 'clip_pretrained=/at/home/w.pt',
                         'a ~/b': 'a ~/b', '~': '~', '~cat': '~cat', 'a=b=~/c': 'a=b=~/c'}.items():
         assert at_home(word) == meant
 

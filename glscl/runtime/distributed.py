@@ -152,7 +152,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         """[W, n, …] of every process -> [n, …]: what all of them ask of this one's rows"""
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # it may be others' too
         dist.all_reduce(gradient)
         return gradient[rank()]
 

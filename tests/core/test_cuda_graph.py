@@ -95,6 +95,9 @@ def test_a_video_that_lacks_frames_takes_the_plain_step(config, splits, recorder
         batch.frame_mask[2, 1:] = False
         mine.train_step(batch)
     assert recorder == []
+    for batch in whole(splits, [12] * (EAGER + 1)):  # the first that can be recorded come after it
+        mine.train_step(batch)
+    assert len(recorder) == 1
 
 
 def test_features_are_recorded_whatever_frames_they_lack(config, splits, recorder):
